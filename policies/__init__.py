@@ -1,0 +1,1 @@
+"""Decides: who leaves the waiting room, when, with whom and to which server."""

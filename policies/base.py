@@ -1,0 +1,141 @@
+"""The whole contract between policies, placements and the room that asks them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+from telemetry.snapshot import UNKNOWN, Snapshot
+
+
+class Tier(StrEnum):
+    """What a request's sender agreed to; OpenAI's `service_tier` values, `interactive` being its `default`."""
+
+    PRIORITY = "priority"
+    INTERACTIVE = "interactive"
+    FLEX = "flex"
+    BATCH = "batch"
+
+
+class Outcome(StrEnum):
+    """How a request's stay in the room ended; exactly one each, and the metric's label."""
+
+    POLICY = "policy"  # the policy released it
+    DEADLINE = "deadline"  # its hold ended by its own deadline before the policy let it go
+    FAULT = "fault"  # the policy raised, so the room let it go
+    DRAINED = "drained"  # the proxy is closing, so the room let it go
+    CANCELLED = "cancelled"  # its client left while it waited
+    REJECTED = "rejected"  # the queue was full when it came
+    EXPIRED = "expired"  # no server had a slot for it in time
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """What a policy may know of a request."""
+
+    id: str
+    arrived_at: float  # monotonic seconds
+    deadline: float  # monotonic seconds: latest release, by the request's own slack
+    prompt_tokens: int  # an estimate unless the engine's tokenizer was asked
+    max_new_tokens: int
+    tier: Tier = Tier.INTERACTIVE
+    priority: int = 0  # higher leaves first when slots are short
+    tenant: str = ""
+    model: str = ""
+    prefix: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InFlight:
+    """A request that left and has not ended."""
+
+    waiting: Waiting
+    server: str
+    released_at: float
+    first_token_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ServerView:
+    """One server as the room knows it: the proxy's own count, never a polled copy."""
+
+    name: str
+    in_flight: int
+    tokens: int  # prompt and still possible output tokens of the requests in flight
+    slots: int | None  # most requests at once; None: no limit known
+    healthy: bool = True
+
+    @property
+    def free(self) -> float:
+        """Slots left; infinite without a limit, zero when unhealthy."""
+        if not self.healthy:
+            return 0
+        return float("inf") if self.slots is None else max(self.slots - self.in_flight, 0)
+
+
+class Queue(Protocol):
+    """The held requests in order of arrival: sums at once, iteration lazily."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[Waiting]: ...
+    def __contains__(self, id: object) -> bool: ...
+    @property
+    def earliest_deadline(self) -> float:
+        """Monotonic seconds; infinity when nobody waits."""
+        ...
+
+    @property
+    def oldest_arrival(self) -> float:
+        """Monotonic seconds; infinity when nobody waits."""
+        ...
+
+    @property
+    def prompt_tokens(self) -> int: ...
+    @property
+    def max_new_tokens(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One pool of servers at one instant."""
+
+    now: float  # monotonic seconds
+    wall_s: float  # seconds since the epoch, for hours of the day
+    waiting: Queue
+    in_flight: Mapping[str, InFlight]
+    servers: Sequence[ServerView]
+    telemetry: Snapshot = UNKNOWN
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Who may leave now, when to ask again if nothing else happens, what to remember."""
+
+    release: Sequence[str] = ()
+    wake_at: float | None = None
+    memory: object = None
+
+
+class Policy(Protocol):
+    """Answers: who of those held may leave now?
+
+    A policy is a function of its arguments: no clock, no randomness, no dependence on how often it is asked. The room
+    holds what no policy may break (`policies/room.py`), so a policy that errs costs joules, never a deadline.
+    """
+
+    def decide(self, view: View, memory: object) -> Decision: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Which server each request of a group goes to; who is not named goes on waiting for a slot."""
+
+    assignments: Mapping[str, str] = field(default_factory=dict)
+
+
+class Placement(Protocol):
+    """Answers: which server does each of these requests go to, the earlier ones of the group counted?"""
+
+    def place(self, group: Sequence[Waiting], view: View) -> Plan: ...

@@ -1,0 +1,270 @@
+"""A continuous-batching engine sans I/O: jobs and instants go in, steps and joules come out.
+
+Each step decodes one token of every running sequence and spends what is left of the step's token budget on waiting
+prompts, first come first served, in chunks: how vLLM's scheduler and TGI's flash models work. `telemetry/cost.py` says
+how long a step takes and what it costs. `simulate` runs this in simulated time; `bench` serves it over HTTP.
+
+An instant is whole: what is submitted at the very instant at which a step starts is still in that step, so a step's
+composition is settled only when time has moved past its start.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+
+from telemetry.cost import StepModel
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One sequence: its lengths in tokens, the output's known in advance."""
+
+    id: str
+    prompt_tokens: int
+    output_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A job that ended, and the joules (net of idle) that its steps' Shapley values add up to."""
+
+    id: str
+    energy_j: float
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step's end. Every job started in an earlier step and not ended before this one got one token."""
+
+    at: float
+    started: tuple[str, ...]  # got their first token
+    ended: tuple[Finished, ...]  # got their last token
+
+
+@dataclass(slots=True)
+class _Running:
+    job: Job
+    computed: int = 0  # prompt tokens computed so far
+    energy_j: float = 0.0
+    joined_step: int = 0  # decode steps done, and base shares summed, when it began to decode
+    joined_base_j: float = 0.0
+    cancelled: bool = False
+
+
+@dataclass(slots=True)
+class _Composed:
+    """A step's composition: its end and energy, and each prompt's slice."""
+
+    start: float
+    end: float
+    energy_j: float
+    participants: int
+    slices: list[tuple[_Running, int]]
+
+
+@dataclass(slots=True)
+class Engine:
+    """The state of one engine; its clock moves only by `advance`."""
+
+    model: StepModel
+    clock: float = 0.0  # end of the last step, or when it was last seen idle
+    steps: int = 0
+    _energy_j: float = 0.0  # everything drawn up to `clock`
+    _arriving: deque[tuple[float, _Running]] = field(default_factory=deque)
+    _prompts: deque[_Running] = field(default_factory=deque)  # admitted to the batch, prompt not fully computed
+    _jobs: dict[str, _Running] = field(default_factory=dict)
+    _decoding: int = 0
+    _context: int = 0  # tokens that the decoding jobs will read in the next step
+    _base_j: float = 0.0  # sum over steps of base / participants
+    _ends: list[tuple[int, int, _Running]] = field(default_factory=list)  # (step of the last token, tie-break, job)
+    _order: int = 0
+    _composed: _Composed | None = None
+    _settled: bool = False  # the composition can change no more
+    _leaving: list[_Running] = field(default_factory=list)  # cancelled while decoding; they go at the step's end
+
+    def submit(self, job: Job, now: float) -> None:
+        """Take a job at `now`, which is not before anything advanced to.
+
+        Raises:
+            ValueError: the id is in use, or a length is not positive.
+        """
+        if job.id in self._jobs or job.prompt_tokens < 1 or job.output_tokens < 1:
+            raise ValueError(f"job {job.id!r}: ids are unique and lengths positive")
+        self._settle(now)
+        running = _Running(job)
+        self._jobs[job.id] = running
+        self._arriving.append((now + self.model.request_s, running))
+        self._recompose()
+
+    def cancel(self, id: str, now: float) -> None:
+        """Forget a job; one that decodes leaves the batch at the end of the step under way."""
+        self._settle(now)
+        running = self._jobs.pop(id, None)
+        if running is None:
+            return
+        running.cancelled = True
+        if running.computed >= running.job.prompt_tokens:
+            self._leaving.append(running)
+            if not self._settled:
+                self._let_go()
+        self._recompose()
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._jobs)
+
+    @property
+    def waiting(self) -> int:
+        """Jobs that are in no batch yet."""
+        return sum(not running.cancelled for _, running in self._arriving)
+
+    @property
+    def next_at(self) -> float | None:
+        """When the next step ends if nothing else is submitted; None when there is nothing to do."""
+        composed = self._compose()
+        return composed.end if composed else None
+
+    def advance(self, until: float) -> list[Step]:
+        """All steps that end at or before `until`, in order."""
+        done: list[Step] = []
+        while True:
+            composed = self._compose()
+            if composed is None or composed.start >= until:
+                break
+            self._settled = True
+            if composed.end > until:
+                break
+            done.append(self._finish(composed))
+        if self._composed is None and until > self.clock:
+            self._energy_j += self.model.idle_power_w * (until - self.clock)
+            self.clock = until
+        return done
+
+    def energy_j(self, at: float) -> float:
+        """Joules drawn from the start until `at`, idle power included; `at` is not before the last `advance`."""
+        composed = self._compose()
+        energy = self._energy_j + self.model.idle_power_w * (at - self.clock)
+        if composed is None or at <= composed.start:
+            return energy
+        return energy + composed.energy_j * min((at - composed.start) / (composed.end - composed.start), 1.0)
+
+    def _settle(self, now: float) -> None:
+        """A step that started before `now` takes in nobody else."""
+        composed = self._compose()
+        if composed is not None and composed.start < now:
+            if composed.end <= now:
+                raise ValueError(f"advance({now}) first: a step ended at {composed.end}")
+            self._settled = True
+
+    def _recompose(self) -> None:
+        if not self._settled:
+            self._composed = None
+
+    def _compose(self) -> _Composed | None:
+        """The step that is under way or comes next, as far as is known."""
+        if self._composed is not None:
+            return self._composed
+        start = self._next_start()
+        if start is None:
+            return None
+        budget = self.model.max_step_tokens - self._decoding
+        slices = list(self._slices(start, budget))
+        prompt = sum(tokens for _, tokens in slices)
+        sequences = self._decoding + sum(r.computed + tokens >= r.job.prompt_tokens for r, tokens in slices)
+        seconds = self.model.step_s(sequences, prompt, self._context)
+        energy = self.model.step_j(sequences, prompt, self._context)
+        self._composed = _Composed(start, start + seconds, energy, self._decoding + len(slices), slices)
+        return self._composed
+
+    def _next_start(self) -> float | None:
+        while self._arriving and self._arriving[0][1].cancelled:
+            self._arriving.popleft()
+        while self._prompts and self._prompts[0].cancelled:
+            self._prompts.popleft()
+        if self._decoding or self._prompts:
+            return self.clock
+        if self._arriving:
+            return max(self.clock, self._arriving[0][0])
+        return None
+
+    def _slices(self, start: float, budget: int) -> Iterator[tuple[_Running, int]]:
+        """Each waiting prompt's part of the step, first come first served."""
+        seats = self.model.max_sequences - self._decoding
+        for running in [*self._prompts, *(r for at, r in self._arriving if at <= start)]:
+            if budget <= 0 or seats <= 0:
+                return
+            if running.cancelled:
+                continue
+            tokens = min(running.job.prompt_tokens - running.computed, budget)
+            budget -= tokens
+            seats -= 1
+            yield running, tokens
+
+    def _finish(self, step: _Composed) -> Step:
+        self._energy_j += step.energy_j + self.model.idle_power_w * (step.end - self.clock)
+        self.clock = step.end
+        self.steps += 1
+        share = self.model.step_j.base / step.participants
+        self._base_j += share
+        self._context += self._decoding  # each decoding job's context grew by the token it got
+        ended = [self._end(running) for running in self._due() if not running.cancelled]
+        started = []
+        for running, tokens in step.slices:
+            running.computed += tokens
+            running.energy_j += share + self.model.step_j.per_prompt_token * tokens
+            if running.computed >= running.job.prompt_tokens and not running.cancelled:
+                started.append(running.job.id)
+                ended += self._begin_decoding(running)
+        self._advance_prompts({id(running) for running, _ in step.slices})
+        self._composed, self._settled = None, False
+        self._let_go()
+        return Step(step.end, tuple(started), tuple(ended))
+
+    def _due(self) -> Iterator[_Running]:
+        while self._ends and self._ends[0][0] <= self.steps:
+            yield heappop(self._ends)[2]
+
+    def _begin_decoding(self, running: _Running) -> list[Finished]:
+        """The prompt is computed and the first token is out; a job of one token ends with it."""
+        job = running.job
+        running.energy_j += self.model.step_j.per_sequence
+        if job.output_tokens == 1:
+            del self._jobs[job.id]
+            return [Finished(job.id, running.energy_j)]
+        running.joined_step, running.joined_base_j = self.steps, self._base_j
+        self._decoding += 1
+        self._context += job.prompt_tokens + 1
+        self._order += 1
+        heappush(self._ends, (self.steps + job.output_tokens - 1, self._order, running))
+        return []
+
+    def _advance_prompts(self, sliced: set[int]) -> None:
+        """Prompts that had a slice are in the batch; those that are done leave the queue of prompts."""
+        while self._arriving and (id(self._arriving[0][1]) in sliced or self._arriving[0][1].cancelled):
+            self._prompts.append(self._arriving.popleft()[1])
+        self._prompts = deque(r for r in self._prompts if r.computed < r.job.prompt_tokens and not r.cancelled)
+
+    def _end(self, running: _Running) -> Finished:
+        del self._jobs[running.job.id]
+        return Finished(running.job.id, self._stop_decoding(running))
+
+    def _stop_decoding(self, running: _Running) -> float:
+        steps = self.steps - running.joined_step
+        first = running.job.prompt_tokens + 1
+        self._decoding -= 1
+        self._context -= first + steps
+        running.energy_j += (
+            self._base_j
+            - running.joined_base_j
+            + self.model.step_j.per_sequence * steps
+            + self.model.step_j.per_context_token * (steps * first + steps * (steps - 1) / 2)
+        )
+        return running.energy_j
+
+    def _let_go(self) -> None:
+        for running in self._leaving:
+            self._stop_decoding(running)
+        self._leaving.clear()

@@ -1,0 +1,1 @@
+"""Measures: meters, the engine's cost model, request timelines, attribution, and their export."""

@@ -1,0 +1,147 @@
+"""Each request's timeline: arrived, released, first token, tokens, ended; and, once it is known, its energy."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from telemetry.snapshot import Source
+
+
+@dataclass(slots=True)
+class Energy:
+    """A request's joules so far; `final` once every interval that it touched is settled.
+
+    `active_uj` is net of idle power: idle joules are nobody's, and are accounted apart.
+    """
+
+    active_uj: int = 0
+    prefill_uj: int = 0  # the part of `active_uj` from before the first token
+    source: Source | None = None  # None: no meter has seen any of it, so the energy is unknown, not zero
+    method: str = "shapley"
+    scope: str = "gpu"
+    final: bool = False
+
+
+@dataclass(slots=True)
+class Entry:
+    """One generation request. Times are monotonic seconds; None means not yet, or never."""
+
+    id: str
+    arrived_at: float
+    arrived_unix_s: float
+    operation: str = "text_completion"  # OpenTelemetry's gen_ai.operation.name
+    dialect: str = ""
+    model: str = ""
+    tier: str = "interactive"
+    tenant: str = ""
+    streamed: bool = False
+    traceparent: str = ""
+    tracestate: str = ""
+    prompt_tokens: int = 0
+    prompt_estimated: bool = True
+    max_new_tokens: int = 0
+    output_tokens: int = 0
+    output_estimated: bool = True
+
+    server: str = ""
+    policy: str = ""
+    outcome: str = ""
+    held_s: float = 0.0
+    queued_s: float = 0.0
+    released_at: float | None = None
+    first_token_at: float | None = None
+    ended_at: float | None = None
+    status: int = 0  # HTTP status that the client saw; 0 when it saw none
+    error: str = ""  # OpenTelemetry's error.type; empty when all went well
+    tokens: list[tuple[float, int]] = field(default_factory=list)  # (seen at, how many), not yet settled
+    energy: Energy = field(default_factory=Energy)
+
+    def saw_tokens(self, at: float, count: int) -> None:
+        """`count` output tokens came by at `at`."""
+        if self.first_token_at is None:
+            self.first_token_at = at
+        self.output_tokens += count
+        self.tokens.append((at, count))
+
+    @property
+    def ttft_s(self) -> float | None:
+        """Seconds from arrival to first token, the proxy's waits included."""
+        return None if self.first_token_at is None else self.first_token_at - self.arrived_at
+
+    @property
+    def duration_s(self) -> float | None:
+        return None if self.ended_at is None else self.ended_at - self.arrived_at
+
+    @property
+    def tpot_s(self) -> float | None:
+        """Seconds per output token after the first; only streams show it."""
+        if not self.streamed or self.first_token_at is None or self.ended_at is None or self.output_tokens < 2:
+            return None
+        return (self.ended_at - self.first_token_at) / (self.output_tokens - 1)
+
+    def as_json(self) -> dict[str, object]:
+        """What the admin API tells of a request; no prompt, no answer, no credential."""
+        energy = None
+        if self.energy.source is not None:
+            energy = {
+                "active_j": self.energy.active_uj / 1e6,
+                "prefill_j": self.energy.prefill_uj / 1e6,
+                "source": self.energy.source.value,
+                "method": self.energy.method,
+                "scope": self.energy.scope,
+                "final": self.energy.final,
+            }
+        return {
+            "id": self.id,
+            "state": "ended" if self.ended_at is not None else "in_flight" if self.released_at is not None else "waiting",
+            "arrived_unix_s": self.arrived_unix_s,
+            "operation": self.operation,
+            "dialect": self.dialect,
+            "model": self.model,
+            "tier": self.tier,
+            "tenant": self.tenant,
+            "streamed": self.streamed,
+            "server": self.server,
+            "policy": self.policy,
+            "outcome": self.outcome,
+            "held_s": self.held_s,
+            "queued_s": self.queued_s,
+            "ttft_s": self.ttft_s,
+            "tpot_s": self.tpot_s,
+            "duration_s": self.duration_s,
+            "prompt_tokens": self.prompt_tokens,
+            "prompt_tokens_estimated": self.prompt_estimated,
+            "output_tokens": self.output_tokens,
+            "output_tokens_estimated": self.output_estimated,
+            "status": self.status,
+            "error": self.error or None,
+            "energy": energy,
+        }
+
+
+class Ledger:
+    """Requests that are open, and the latest that have ended."""
+
+    def __init__(self, keep: int = 20_000) -> None:
+        self._keep = keep
+        self._open: dict[str, Entry] = {}
+        self._ended: OrderedDict[str, Entry] = OrderedDict()
+
+    def open(self, entry: Entry) -> None:
+        self._open[entry.id] = entry
+
+    def close(self, entry: Entry, at: float) -> None:
+        """The request ended at `at`; it stays readable until `keep` others have ended."""
+        entry.ended_at = at
+        self._open.pop(entry.id, None)
+        self._ended[entry.id] = entry
+        while len(self._ended) > self._keep:
+            self._ended.popitem(last=False)
+
+    def get(self, id: str) -> Entry | None:
+        return self._open.get(id) or self._ended.get(id)
+
+    def open_entries(self) -> Iterator[Entry]:
+        return iter(self._open.values())

@@ -1,0 +1,1 @@
+"""Fitted step models, one JSON file each, with their provenance."""
