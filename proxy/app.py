@@ -1,0 +1,115 @@
+"""The composition root: what a running Paceline is made of, and how its parts hold together."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import httpx
+from fastapi import FastAPI
+
+from policies.room import Room
+from proxy.admin import create_admin
+from proxy.config import Config
+from proxy.dialects import DIALECTS
+from proxy.energy import Energy, create_energy
+from proxy.forward import Forward
+from proxy.probe import Found, ask
+from proxy.scheduler import Scheduler
+from proxy.upstream import Client
+from telemetry.ledger import Ledger
+from telemetry.otel import Telemetry
+
+log = logging.getLogger("paceline.app")
+
+PROBE_EVERY_S = 2.0
+
+
+@dataclass(slots=True)
+class App:
+    """All parts of one proxy. Requests run through `forward`, which alone is an ASGI app of the data port."""
+
+    config: Config
+    ledger: Ledger
+    scheduler: Scheduler
+    client: Client
+    forward: Forward
+    energy: Energy | None  # None: there is no meter, so energy is unknown
+    telemetry: Telemetry
+    admin: FastAPI = field(init=False)
+    found: Found | None = None
+    _background: list[asyncio.Task[None]] = field(default_factory=list)
+
+    async def start(self) -> None:
+        """Ask the upstreams what they are, and start the meters."""
+        async with httpx.AsyncClient(timeout=2.0, trust_env=False) as probe:
+            await self._discover(probe)
+        self._background.append(asyncio.create_task(self._discover_later(), name="paceline-discover"))
+        if self.energy is not None:
+            self._background.append(asyncio.create_task(self.energy.run(), name="paceline-energy"))
+
+    def drain(self) -> None:
+        """Whoever waits leaves now; the admin port says not ready."""
+        self.forward.draining = True
+        self.scheduler.drain()
+
+    async def stop(self) -> None:
+        """Give everything back, after the data port has closed."""
+        for task in self._background:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+        if self.energy is not None:
+            self.energy.close()
+        await self.client.close()
+        await asyncio.to_thread(self.telemetry.shutdown)
+
+    async def _discover_later(self) -> None:
+        async with httpx.AsyncClient(timeout=2.0, trust_env=False) as probe:
+            while self.found is None:
+                await asyncio.sleep(PROBE_EVERY_S)
+                await self._discover(probe)
+
+    async def _discover(self, probe: httpx.AsyncClient) -> None:
+        """Dialect from the first upstream that answers; slots from each one that tells them."""
+        for upstream in self.config.upstreams:
+            found = await ask(probe, upstream.url)
+            if found is None:
+                log.warning("upstream %s does not answer yet", upstream.url)
+                continue
+            self.scheduler.room.set_slots(upstream.url, upstream.slots or found.slots)
+            if self.found is None:
+                self.found = found
+                if self.config.dialect == "auto":
+                    self.forward.dialect = found.dialect
+                log.info("upstream %s speaks %s %s", upstream.url, found.dialect.name, found.model)
+
+
+def create_app(config: Config, environ: Mapping[str, str]) -> App:
+    """Put a proxy together, inside a running event loop.
+
+    Args:
+        config: everything that can be set.
+        environ: for OpenTelemetry's standard variables.
+    """
+    strategy, model = config.strategy(), config.step_model()
+    room = Room(
+        strategy.policy,
+        strategy.placement,
+        {upstream.url: upstream.slots for upstream in config.upstreams},
+        queue_limit=config.queue.limit,
+        queue_timeout_s=config.queue.timeout_s,
+    )
+    ledger, client = Ledger(), Client(connect_timeout_s=config.connect_timeout_s, answer_timeout_s=config.answer_timeout_s)
+    scheduler = Scheduler(room, strategy)
+    forward = Forward(config, scheduler, client, ledger, model)
+    if config.dialect != "auto":
+        forward.dialect = DIALECTS[config.dialect]
+    energy = create_energy(config, model)
+    telemetry = Telemetry()  # wired below
+    app = App(config, ledger, scheduler, client, forward, energy, telemetry)
+    app.admin = create_admin(app)
+    return app

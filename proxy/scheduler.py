@@ -1,0 +1,141 @@
+"""The live driver of the room: requests await their turn here, and one callback on the loop decides for all."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from policies.base import Outcome, Waiting
+from policies.room import Leaving, Room, Tick
+from policies.strategy import Strategy
+from telemetry.snapshot import Snapshot
+
+log = logging.getLogger("paceline.scheduler")
+
+FAULT_LOG_EVERY_S = 60.0
+
+
+class Refused(Exception):
+    """A request that gets no turn: `outcome` says why (rejected, expired)."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(outcome.value)
+        self.outcome = outcome
+
+
+@dataclass(slots=True)
+class Scheduler:
+    """Admits, wakes, and tells the room what happens. Everything runs on one event loop, so nothing is locked.
+
+    Attributes:
+        room: whose decisions are carried out.
+        strategy: what the room follows, by its names.
+        on_outcome: told each outcome.
+        on_group: told how many left together.
+        on_fault: told that a policy or a placement raised.
+    """
+
+    room: Room
+    strategy: Strategy
+    on_outcome: Callable[[Outcome], None] = lambda outcome: None
+    on_group: Callable[[int], None] = lambda size: None
+    on_fault: Callable[[], None] = lambda: None
+    outcomes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(Outcome, 0))
+    _turns: dict[str, asyncio.Future[Leaving]] = field(default_factory=dict)
+    _ticking: bool = False
+    _alarm: asyncio.TimerHandle | None = None
+    _fault_logged_at: float = float("-inf")
+
+    async def wait_turn(self, waiting: Waiting) -> Leaving:
+        """Wait until the room lets this request leave, and hold its slot from then on, until `ended`.
+
+        Raises:
+            Refused: the queue is full, or no server had a slot in time.
+        """
+        if not self.room.admit(waiting):
+            self._count(Outcome.REJECTED)
+            raise Refused(Outcome.REJECTED)
+        turn = self._turns[waiting.id] = asyncio.get_running_loop().create_future()
+        self._touch()
+        try:
+            return await turn
+        except asyncio.CancelledError:
+            if self.room.cancel(waiting.id):
+                self._count(Outcome.CANCELLED)
+                self._touch()
+            else:  # it was given a slot at this very instant, and has no use for it
+                self.ended(waiting.id)
+            raise
+        finally:
+            self._turns.pop(waiting.id, None)
+
+    def first_token(self, id: str) -> None:
+        self.room.first_token(id, asyncio.get_running_loop().time())
+        self._touch()
+
+    def ended(self, id: str) -> None:
+        """The upstream response ended: its slot is free."""
+        self.room.ended(id)
+        self._touch()
+
+    def observe(self, snapshot: Snapshot) -> None:
+        """The meters have new readings."""
+        self.room.telemetry = snapshot
+        self._touch()
+
+    def use(self, strategy: Strategy) -> None:
+        """Another strategy is in force from the next tick on; nobody who waits is lost."""
+        self.strategy = strategy
+        self.room.use(strategy.policy, strategy.placement)
+        self._touch()
+
+    def drain(self) -> None:
+        """Holds end now, and nobody is held again."""
+        self.room.draining = True
+        self._touch()
+
+    def _touch(self) -> None:
+        """Something happened: tick once this instant is over."""
+        if not self._ticking and (self.room.held or self.room.ready):
+            self._ticking = True
+            # two hops: what else is ready to run at this instant runs before the tick
+            loop = asyncio.get_running_loop()
+            loop.call_soon(loop.call_soon, self._tick)
+
+    def _tick(self) -> None:
+        self._ticking = False
+        loop = asyncio.get_running_loop()
+        tick = self.room.tick(loop.time(), time.time())
+        if tick.fault is not None:
+            self._report(tick.fault, loop.time())
+        self._carry_out(tick)
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm = None if tick.wake_at is None else loop.call_at(tick.wake_at, self._touch)
+
+    def _carry_out(self, tick: Tick) -> None:
+        for leaving in tick.leaving:
+            self._count(leaving.outcome)
+            turn = self._turns[leaving.waiting.id]
+            if not turn.done():
+                turn.set_result(leaving)
+        for waiting in tick.expired:
+            self._count(Outcome.EXPIRED)
+            turn = self._turns[waiting.id]
+            if not turn.done():
+                turn.set_exception(Refused(Outcome.EXPIRED))
+        if tick.leaving:
+            self.on_group(len(tick.leaving))
+
+    def _count(self, outcome: Outcome) -> None:
+        self.outcomes[outcome] += 1
+        self.on_outcome(outcome)
+
+    def _report(self, fault: Exception, now: float) -> None:
+        self.on_fault()
+        if now - self._fault_logged_at >= FAULT_LOG_EVERY_S:
+            self._fault_logged_at = now
+            log.error("policy %s raised; requests leave without it", self.strategy.policy_name, exc_info=fault)

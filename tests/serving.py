@@ -1,0 +1,149 @@
+"""Real servers on real sockets for tests: a scripted upstream, and the data plane in front of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import uvicorn
+
+from policies.room import Room
+from proxy.config import Config, load
+from proxy.forward import Forward
+from proxy.listen import http_server
+from proxy.scheduler import Scheduler
+from proxy.upstream import Client
+from telemetry.ledger import Ledger
+
+
+@asynccontextmanager
+async def served(app: Any) -> AsyncIterator[str]:
+    """An ASGI app behind the server that `paceline serve` uses, on a free port; yields host:port."""
+    server = http_server(app, drain_s=1)
+    server.config.host, server.config.port = "127.0.0.1", 0
+    async with running(server) as address:
+        yield address
+
+
+@asynccontextmanager
+async def running(server: uvicorn.Server) -> AsyncIterator[str]:
+    task = asyncio.create_task(server.serve())
+    while not server.started:
+        await asyncio.sleep(0.005)
+        if task.done():
+            task.result()
+    host, port = server.servers[0].sockets[0].getsockname()[:2]
+    try:
+        yield f"{host}:{port}"
+    finally:
+        server.should_exit = server.force_exit = True
+        await task
+
+
+@dataclass
+class Seen:
+    """One request as an upstream saw it, and whether its connection was closed from the other side."""
+
+    head: bytes
+    body: bytes
+    closed: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+Script = Callable[[Seen, asyncio.StreamWriter], Awaitable[None]]
+
+
+@dataclass
+class Upstream:
+    """A server that does what its script says, byte for byte, and remembers what it was sent."""
+
+    script: Script
+    seen: list[Seen] = field(default_factory=list)
+    address: str = ""
+
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                seen = Seen(head, await _body(head, reader))
+                self.seen.append(seen)
+                watch = asyncio.create_task(_watch(reader, seen))
+                await self.script(seen, writer)
+                await writer.drain()
+                if seen.closed.is_set() or b"connection: close" in head.lower():
+                    break
+                watch.cancel()
+                await asyncio.gather(watch, return_exceptions=True)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+
+async def _body(head: bytes, reader: asyncio.StreamReader) -> bytes:
+    for line in head.lower().split(b"\r\n"):
+        if line.startswith(b"content-length:"):
+            return await reader.readexactly(int(line.split(b":")[1]))
+    return b""
+
+
+async def _watch(reader: asyncio.StreamReader, seen: Seen) -> None:
+    """A client that waits for its answer sends nothing, so whatever can be read is the end."""
+    while not reader.at_eof():
+        if reader._buffer:  # type: ignore[attr-defined]  # the next request on a kept connection
+            return
+        try:
+            await reader._wait_for_data("watch")  # type: ignore[attr-defined]
+        except ConnectionError:
+            break
+    seen.closed.set()
+
+
+@asynccontextmanager
+async def upstream(script: Script) -> AsyncIterator[Upstream]:
+    scripted = Upstream(script)
+    server = await asyncio.start_server(scripted.handle, "127.0.0.1", 0)
+    scripted.address = "{}:{}".format(*server.sockets[0].getsockname()[:2])
+    try:
+        yield scripted
+    finally:
+        server.close()
+
+
+@dataclass
+class DataPlane:
+    """The data plane alone: no admin port, no meters."""
+
+    address: str
+    forward: Forward
+    scheduler: Scheduler
+    ledger: Ledger
+
+
+def config_for(*addresses: str, **flags: Any) -> Config:
+    return load(None, {}, {"upstreams": [f"http://{address}" for address in addresses], **flags})
+
+
+@asynccontextmanager
+async def data_plane(*addresses: str, **flags: Any) -> AsyncIterator[DataPlane]:
+    config = config_for(*addresses, **flags)
+    strategy, ledger, client = config.strategy(), Ledger(), Client()
+    slots = {upstream.url: upstream.slots for upstream in config.upstreams}
+    room = Room(strategy.policy, strategy.placement, slots, queue_limit=config.queue.limit, queue_timeout_s=config.queue.timeout_s)
+    scheduler = Scheduler(room, strategy)
+    forward = Forward(config, scheduler, client, ledger, config.step_model())
+    async with served(forward) as address:
+        yield DataPlane(address, forward, scheduler, ledger)
+    await client.close()
+
+
+async def exchange(address: str, request: bytes) -> bytes:
+    """All bytes that come back for a request that asks to close the connection."""
+    host, port = address.split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(request)
+    await writer.drain()
+    answer = await asyncio.wait_for(reader.read(), 10)
+    writer.close()
+    return answer
