@@ -13,71 +13,19 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from bench.counter import Counter
 from bench.flight import Flight, Track
+from bench.tally import LARGEST_LAG, Lag, Tally
 from policies.engine import Engine, Finished, Job, Step
 from telemetry.cost import StepModel
 
 log = logging.getLogger("paceline.engine")
 
-LARGEST_LAG = 0.05
 REMEMBERED = 5_000  # finished requests whose true energy can be asked for
-COUNTER_HZ = 10  # NVML's energy counter moves every 100 ms
 
 
 class Overloaded(Exception):
     """More sequences at once than the engine takes."""
-
-
-@dataclass(slots=True)
-class Lag:
-    """How late the wire was with last tokens, over how long the model had worked on them; wall seconds."""
-
-    late_s: float = 0.0
-    served_s: float = 0.0
-
-    @property
-    def share(self) -> float:
-        return self.late_s / self.served_s if self.served_s else 0.0
-
-    @property
-    def void(self) -> bool:
-        """Whether what was measured here would measure the wire; judged once it has served for a second."""
-        return self.served_s >= 1.0 and self.share > LARGEST_LAG
-
-
-@dataclass(slots=True)
-class Tally:
-    """What the engine has done since it started."""
-
-    requests: int = 0
-    succeeded: int = 0
-    overloaded: int = 0
-    dropped: int = 0
-    prompt_tokens: int = 0
-    output_tokens: int = 0
-
-
-@dataclass(slots=True)
-class Counter:
-    """The energy counter as a device shows it: it stands still between the instants of a grid."""
-
-    engine: Engine
-    energy_j: float = 0.0
-    power_w: float = 0.0  # mean over the grid's last interval
-    _tick: int = 0
-
-    def advance(self, now: float) -> list[Step]:
-        """Bring counter and engine to `now`; the steps that ended."""
-        steps: list[Step] = []
-        tick = int(now * COUNTER_HZ)
-        for passed in range(max(self._tick + 1, tick - 1), tick + 1):
-            at = min(passed / COUNTER_HZ, now)
-            steps += self.engine.advance(at)
-            energy_j = self.engine.energy_j(at)
-            # the first of a longer gap has no neighbour, and a second one follows it
-            self.power_w = (energy_j - self.energy_j) * COUNTER_HZ
-            self.energy_j, self._tick = energy_j, passed
-        return steps + self.engine.advance(now)
 
 
 @dataclass(slots=True)
@@ -142,11 +90,11 @@ class Driver:
         now = self.catch_up()
         self._serial += 1
         flight = Flight(id or f"request-{self._serial}", now, streamed, self._leave)
+        self.tally.prompt_tokens += sum(prompts)
         for prompt_tokens in prompts:
             track = flight.add(Job(f"{self._serial}.{len(flight.tracks)}", prompt_tokens, output_tokens))
             self._tracks[track.job.id] = track
             self.engine.submit(track.job, now)
-        self.tally.prompt_tokens += sum(prompts)
         self._arm()
         return flight
 
@@ -213,7 +161,9 @@ class Driver:
         self.lag.served_s += (flight.ended_at - flight.arrived_at) / self.speed
         if self.lag.void and not self._warned:
             self._warned = True
-            log.warning("the wire is %.1f %% late, more than %.0f %%: this run is void", self.lag.share * 100, LARGEST_LAG * 100)
+            log.warning(
+                "the wire is %.1f %% late, more than %.0f %%: this run is void", self.lag.share * 100, LARGEST_LAG * 100
+            )
 
     def _arm(self) -> None:
         """Wake at the end of the step under way."""

@@ -42,6 +42,8 @@ class Flight:
         self._running = 0
         self._fresh: list[int] = []
         self._waiter: asyncio.Future[None] | None = None
+        self._told_at = 0.0
+        self._alarm: asyncio.TimerHandle | None = None
 
     def add(self, job: Job) -> Track:
         track = Track(self, len(self.tracks), job)
@@ -69,8 +71,11 @@ class Flight:
         Raises:
             ClientGone: nobody is there to be told.
         """
+        self._told_at = asyncio.get_running_loop().time()
+        if self._alarm is None:
+            self._listen()
         if not self._fresh:
-            await self._wait(SILENCE_S)
+            await self._wait()
         fresh, self._fresh = self._fresh, []
         self.untold -= len(fresh)
         return fresh
@@ -82,19 +87,18 @@ class Flight:
             ClientGone: as above.
         """
         while self._running:
-            await self._wait(None)
+            await self._wait()
 
     def handed_over(self) -> None:
         """The last byte of the response is with the socket."""
         if not self._over:
-            self._over = True
-            self._on_end(self)
+            self._close()
 
     def cancel(self) -> None:
         """The client left, or the handler failed; nothing happens once the response is handed over."""
         if not self._over:
-            self.gone = self._over = True
-            self._on_end(self)
+            self.gone = True
+            self._close()
             self._wake()
 
     @property
@@ -106,19 +110,28 @@ class Flight:
     def energy_j(self) -> float:
         return sum(track.energy_j for track in self.tracks)
 
-    async def _wait(self, seconds: float | None) -> None:
+    async def _wait(self) -> None:
         if not self.gone:
-            loop = asyncio.get_running_loop()
-            self._waiter = loop.create_future()
-            alarm = None if seconds is None else loop.call_later(seconds, self._wake)
-            try:
-                await self._waiter
-            finally:
-                if alarm is not None:
-                    alarm.cancel()
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
         if self.gone:
             raise ClientGone
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+    def _listen(self) -> None:
+        """One timer for the stream's life, not one a token."""
+        loop = asyncio.get_running_loop()
+        quiet_s = loop.time() - self._told_at
+        if quiet_s >= SILENCE_S:
+            self._wake()
+            quiet_s = 0.0
+        self._alarm = loop.call_later(SILENCE_S - quiet_s, self._listen)
+
+    def _close(self) -> None:
+        self._over = True
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._on_end(self)

@@ -16,7 +16,6 @@ Send = Callable[[Message], Awaitable[None]]
 Headers = Iterable[tuple[bytes, bytes]]
 
 JSON = (b"content-type", b"application/json")
-# `Server.sent_events` of axum and of vLLM differ in their headers, not in how an event is framed
 EVENT = b"data: %b\n\n"
 DONE = b"data: [DONE]\n\n"
 
@@ -141,5 +140,6 @@ async def relay(exchange: Exchange, flight: Flight, voice: Voice) -> None:
     """Every token as an event of its own; only those that a late loop has let pile up leave together."""
     while flight.untold:
         fresh = await flight.fresh()
-        await exchange.write(b"".join([voice.event(sequence) for sequence in fresh]) if fresh else voice.silence)
+        if body := b"".join([voice.event(sequence) for sequence in fresh]) if fresh else voice.silence:
+            await exchange.write(body)
     await exchange.end(voice.ending)

@@ -188,7 +188,9 @@ class Room:
         wake_at, fault = self._end_holds(now, wall_s)
         leaving, placement_fault = self._assign(now, wall_s)
         expired = [self._ready.pop(id).waiting for id in self._overdue(now)]
-        wakes = [at for at in (wake_at, self._held.earliest_deadline, self._next_timeout()) if at is not None and now < at < inf]
+        wakes = [
+            at for at in (wake_at, self._held.earliest_deadline, self._next_timeout()) if at is not None and now < at < inf
+        ]
         return Tick(leaving, expired, min(wakes, default=None), fault or placement_fault)
 
     def _end_holds(self, now: float, wall_s: float) -> tuple[float | None, Exception | None]:
@@ -243,7 +245,7 @@ class Room:
         return leaving, fault
 
     def _take_turns(self, free: float) -> list[tuple[tuple[int, int, str], _Ready]]:
-        group = []
+        group: list[tuple[tuple[int, int, str], _Ready]] = []
         while self._turns and len(group) < free:
             turn = heappop(self._turns)
             if (ready := self._ready.get(turn[2])) is not None:

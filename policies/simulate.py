@@ -97,7 +97,7 @@ def simulate(
         until: count energy at least until this instant.
     """
     engines = {f"engine-{n}": Engine(model) for n in range(servers)}
-    room = Room(strategy.policy, strategy.placement, {name: slots for name in engines}, queue_timeout_s=queue_timeout_s)
+    room = Room(strategy.policy, strategy.placement, dict.fromkeys(engines, slots), queue_timeout_s=queue_timeout_s)
     run = Run()
     coming = sorted(arrivals, key=lambda arrival: arrival.waiting.arrived_at)
     position, wake_at = 0, inf

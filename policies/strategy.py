@@ -73,7 +73,9 @@ def build(policy: Choice, placement: Choice) -> Strategy:
 def _make(kind: str, built_in: Mapping[str, str], choice: Choice, *, method: str) -> object:
     path = built_in.get(choice.name, choice.name)
     if ":" not in path:
-        raise UnknownStrategy(f"no {kind} {choice.name!r}: built in are {', '.join(sorted(built_in))}; yours is 'package.module:Name'")
+        raise UnknownStrategy(
+            f"no {kind} {choice.name!r}: built in are {', '.join(sorted(built_in))}; yours is 'package.module:Name'"
+        )
     module, _, attribute = path.partition(":")
     try:
         cls = getattr(import_module(module), attribute)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import httpx
 from fastapi import FastAPI
+from telemetry.otel import Telemetry
 
 from policies.room import Room
 from proxy.admin import create_admin
@@ -21,7 +22,6 @@ from proxy.probe import Found, ask
 from proxy.scheduler import Scheduler
 from proxy.upstream import Client
 from telemetry.ledger import Ledger
-from telemetry.otel import Telemetry
 
 log = logging.getLogger("paceline.app")
 

@@ -103,7 +103,9 @@ class Domain(Section):
 class Energy(Section):
     """Where joules come from and how they are split."""
 
-    meter: Literal["auto", "nvml", "simulated", "none"] = Field("auto", description="auto: nvml where there is a driver, else none")
+    meter: Literal["auto", "nvml", "simulated", "none"] = Field(
+        "auto", description="auto: nvml where there is a driver, else none"
+    )
     profile: str = Field(BUILT_IN, description="step model: a built-in name or a JSON file's path")
     poll_s: Annotated[float, Field(ge=0.001, le=1)] = Field(0.02, description="seconds between looks at the counters")
     domains: tuple[Domain, ...] = Field((), description="not set: all devices serve all upstreams (simulated: one each)")
@@ -112,7 +114,9 @@ class Energy(Section):
 class Config(Section):
     """The whole tree."""
 
-    upstreams: tuple[Annotated[Upstream, BeforeValidator(lambda v: {"url": v} if isinstance(v, str) else v)], ...] = Field(min_length=1)
+    upstreams: tuple[Annotated[Upstream, BeforeValidator(lambda v: {"url": v} if isinstance(v, str) else v)], ...] = Field(
+        min_length=1
+    )
     host: str = Field("0.0.0.0", description="address of the data port")
     port: Port = 8080
     admin_host: str = Field("127.0.0.1", description="address of the admin port")
@@ -124,7 +128,9 @@ class Config(Section):
     queue: Queue = Queue()
     energy: Energy = Energy()
     connect_timeout_s: Annotated[float, Field(gt=0)] = 5.0
-    answer_timeout_s: Annotated[float, Field(gt=0)] | None = Field(None, description="longest silence of a server; not set: no limit")
+    answer_timeout_s: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="longest silence of a server; not set: no limit"
+    )
     drain_s: Seconds = Field(30.0, description="grace for requests in flight after SIGTERM")
     allow_engine_admin: bool = Field(False, description="let /sleep, /wake_up and their like through the data port")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -162,7 +168,11 @@ def load(file: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any]
         config = Config.model_validate_json(json.dumps(merged, default=str))
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(problem, places) for problem in error.errors())) from error
-    for key, check in (("policy", config.strategy), ("energy.profile", config.step_model), ("energy.domains", lambda: _check_domains(config))):
+    for key, check in (
+        ("policy", config.strategy),
+        ("energy.profile", config.step_model),
+        ("energy.domains", lambda: _check_domains(config)),
+    ):
         try:
             check()
         except (UnknownStrategy, ValueError) as error:
@@ -246,7 +256,9 @@ def _sections(annotation: Any) -> Iterator[type[Section]]:
 
 def _place(key: str, places: Mapping[str, str]) -> str:
     """The key, and which source set it or a part of it."""
-    near = [place for known, place in places.items() if key == known or key.startswith(known + ".") or known.startswith(key + ".")]
+    near = [
+        place for known, place in places.items() if key == known or key.startswith(known + ".") or known.startswith(key + ".")
+    ]
     return f"{key} ({', '.join(dict.fromkeys(near))})" if near else key
 
 

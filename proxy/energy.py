@@ -8,14 +8,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from proxy.config import Config, Domain
 from telemetry.account import Account, Totals
-from telemetry.cost import StepModel
-from telemetry.ledger import Entry
-from telemetry.meter import Meter, MeterUnavailable
 from telemetry.monitor import Monitor
 from telemetry.nvml import NvmlMeter
 from telemetry.simulated import SimulatedMeter
+
+from proxy.config import Config, Domain
+from telemetry.cost import StepModel
+from telemetry.ledger import Entry
+from telemetry.meter import Meter, MeterUnavailable
 from telemetry.snapshot import Snapshot, Source
 
 log = logging.getLogger("paceline.energy")

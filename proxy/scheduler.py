@@ -43,7 +43,7 @@ class Scheduler:
     on_outcome: Callable[[Outcome], None] = lambda outcome: None
     on_group: Callable[[int], None] = lambda size: None
     on_fault: Callable[[], None] = lambda: None
-    outcomes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(Outcome, 0))
+    outcomes: dict[str, int] = field(default_factory=lambda: {outcome.value: 0 for outcome in Outcome})
     _turns: dict[str, asyncio.Future[Leaving]] = field(default_factory=dict)
     _ticking: bool = False
     _alarm: asyncio.TimerHandle | None = None
@@ -58,7 +58,8 @@ class Scheduler:
         if not self.room.admit(waiting):
             self._count(Outcome.REJECTED)
             raise Refused(Outcome.REJECTED)
-        turn = self._turns[waiting.id] = asyncio.get_running_loop().create_future()
+        turn: asyncio.Future[Leaving] = asyncio.get_running_loop().create_future()
+        self._turns[waiting.id] = turn
         self._touch()
         try:
             return await turn

@@ -1,9 +1,9 @@
 """The only importer of the HTTP client: opens exchanges with servers and hands their bytes over as they come.
 
-    UpstreamError             the server's fault, never the client's; `status` is what to answer with
-    +-- Unreachable (502)     no connection, so the request was surely not begun
-    +-- NoAnswer (504)        connected, but no response in time
-    +-- Broken (502)          the connection died or spoke no HTTP
+UpstreamError             the server's fault, never the client's; `status` is what to answer with
++-- Unreachable (502)     no connection, so the request was surely not begun
++-- NoAnswer (504)        connected, but no response in time
++-- Broken (502)          the connection died or spoke no HTTP
 """
 
 from __future__ import annotations
@@ -90,7 +90,9 @@ class Answer:
 class Client:
     """Connections to all servers. It queues nothing: how many run at once is the scheduler's business."""
 
-    def __init__(self, *, connect_timeout_s: float = 5.0, answer_timeout_s: float | None = None, keep_alive_s: float = 4.0) -> None:
+    def __init__(
+        self, *, connect_timeout_s: float = 5.0, answer_timeout_s: float | None = None, keep_alive_s: float = 4.0
+    ) -> None:
         """Make a client, inside a running event loop.
 
         Args:

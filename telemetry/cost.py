@@ -13,6 +13,7 @@ profile are fitted to measurements (`telemetry/fit.py`).
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from importlib import resources
 from pathlib import Path
@@ -85,11 +86,15 @@ def load_profile(name_or_path: str = BUILT_IN) -> StepModel:
     Raises:
         ValueError: no such profile, or the file does not hold one; the message says what is known.
     """
-    known = {p.name.removesuffix(".json"): p for p in resources.files("telemetry.profiles").iterdir() if p.name.endswith(".json")}
+    known = {
+        p.name.removesuffix(".json"): p for p in resources.files("telemetry.profiles").iterdir() if p.name.endswith(".json")
+    }
     try:
         text = known[name_or_path].read_text() if name_or_path in known else Path(name_or_path).read_text()
     except OSError as error:
-        raise ValueError(f"no profile {name_or_path!r}: built in are {', '.join(sorted(known))}; else give a file's path ({error})") from error
+        raise ValueError(
+            f"no profile {name_or_path!r}: built in are {', '.join(sorted(known))}; else give a file's path ({error})"
+        ) from error
     return parse_profile(text, where=name_or_path)
 
 
@@ -109,6 +114,6 @@ def parse_profile(text: str, *, where: str) -> StepModel:
         raise ValueError(f"profile {where}: {type(error).__name__}: {error}; 'model' holds {allowed}") from error
 
 
-def profile_text(model: StepModel, provenance: dict[str, object]) -> str:
+def profile_text(model: StepModel, provenance: Mapping[str, object]) -> str:
     """A profile's JSON text: the model, and where its numbers come from."""
-    return json.dumps({"model": asdict(model), "provenance": provenance}, indent=2) + "\n"
+    return json.dumps({"model": asdict(model), "provenance": dict(provenance)}, indent=2) + "\n"

@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+import numpy.typing as npt
+
 from telemetry.cost import Linear, StepModel
+
+Vector = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +21,7 @@ class Measured:
         energy_j: the device's joules over `metered_s`.
         metered_s: seconds between the two counter readings; the device idled outside `wall_s`.
         wall_s: seconds from the first request to the last answer.
-        alone_s: median seconds of one request.
+        latency_s: median seconds of one request.
     """
 
     requests: int
@@ -47,9 +52,8 @@ def fit(
         replay: seconds and joules (idle included, over `metered_s`) of a run under a model.
         rounds: steps of the iteration.
     """
-    import numpy as np
 
-    def unpack(x: Sequence[float]) -> StepModel:
+    def unpack(x: Vector) -> StepModel:
         a = [float(v) for v in x]
         return replace(
             start,
@@ -58,7 +62,7 @@ def fit(
             request_s=a[6],
         )
 
-    def residuals(x: Sequence[float]) -> np.ndarray:
+    def residuals(x: Vector) -> Vector:
         model = unpack(x)
         out = []
         for run in runs:
@@ -85,8 +89,7 @@ def fit(
     return unpack(x)
 
 
-def _steps(x: Sequence[float]) -> list[tuple[object, float]]:
-    import numpy as np
-
+def _steps(x: Vector) -> list[tuple[Vector, float]]:
+    """One small change of each coefficient, and its size."""
     sizes = [max(abs(float(v)) * 1e-3, 1e-9) for v in x]
     return [(np.eye(len(sizes))[i] * size, size) for i, size in enumerate(sizes)]

@@ -130,7 +130,9 @@ async def data_plane(*addresses: str, **flags: Any) -> AsyncIterator[DataPlane]:
     config = config_for(*addresses, **flags)
     strategy, ledger, client = config.strategy(), Ledger(), Client()
     slots = {upstream.url: upstream.slots for upstream in config.upstreams}
-    room = Room(strategy.policy, strategy.placement, slots, queue_limit=config.queue.limit, queue_timeout_s=config.queue.timeout_s)
+    room = Room(
+        strategy.policy, strategy.placement, slots, queue_limit=config.queue.limit, queue_timeout_s=config.queue.timeout_s
+    )
     scheduler = Scheduler(room, strategy)
     forward = Forward(config, scheduler, client, ledger, config.step_model())
     async with served(forward) as address:

@@ -22,7 +22,8 @@ def read_chat(data: Mapping[str, Any]) -> Ask:
         streamed=data.get("stream") is True,
         prompt_tokens=estimated_tokens(data.get("messages")),
         prompt_estimated=True,
-        max_new_tokens=count(data.get("max_completion_tokens"), count(data.get("max_tokens"), CHAT_TOKENS)) * count(data.get("n"), 1),
+        max_new_tokens=count(data.get("max_completion_tokens"), count(data.get("max_tokens"), CHAT_TOKENS))
+        * count(data.get("n"), 1),
         model=str(data.get("model") or ""),
         service_tier=str(data.get("service_tier") or ""),
     )

@@ -51,7 +51,7 @@ def test_policy_parameters_reach_the_policy() -> None:
 
 def test_all_errors_at_once_each_with_its_place(tmp_path: Path) -> None:
     file = written(tmp_path, f'upstreams = ["{URL}"]\nprot = 1\nport = "80"\n[queue]\nlimits = 5\n')
-    lines = problems(file, {"PACELINE_DIALECT": "smtp"}, **{"log_level": "loud"})
+    lines = problems(file, {"PACELINE_DIALECT": "smtp"}, log_level="loud")
     assert len(lines) == 5
     text = "\n".join(lines)
     assert f"prot ({file}): no such key; allowed here: upstreams, host, port," in text

@@ -11,7 +11,10 @@ import pytest
 
 from tests.serving import DataPlane, Seen, data_plane, exchange, upstream
 
-PLAIN = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-type: text/x-odd; a=b\r\nX-Odd: Caf\xc3\xa9\r\nset-cookie: a=1\r\nset-cookie: b=2\r\n\r\nok"
+PLAIN = (
+    b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-type: text/x-odd; a=b\r\n"
+    b"X-Odd: Caf\xc3\xa9\r\nset-cookie: a=1\r\nset-cookie: b=2\r\n\r\nok"
+)
 BODY = b'{"inputs": "what is it?",  "parameters": {"max_new_tokens": 3}}'
 
 
@@ -50,7 +53,10 @@ async def never_answer(seen: Seen, writer: asyncio.StreamWriter) -> None:
 
 
 def token(n: int) -> bytes:
-    return b'data: {"index":%d,"token":{"id":1,"text":"a","logprob":-1.0,"special":false},"generated_text":null,"details":null}\n\n' % n
+    return (
+        b'data: {"index":%d,"token":{"id":1,"text":"a","logprob":-1.0,"special":false},"generated_text":null,"details":null}\n\n'
+        % n
+    )
 
 
 STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -112,7 +118,9 @@ async def test_nothing_is_added_to_a_request() -> None:
 async def test_head_and_no_content_have_no_body() -> None:
     async def answer(seen: Seen, writer: asyncio.StreamWriter) -> None:
         writer.write(
-            b"HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n" if seen.head.startswith(b"HEAD") else b"HTTP/1.1 204 No Content\r\n\r\n"
+            b"HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n"
+            if seen.head.startswith(b"HEAD")
+            else b"HTTP/1.1 204 No Content\r\n\r\n"
         )
 
     async with upstream(answer) as server, data_plane(server.address) as plane:
@@ -228,7 +236,9 @@ async def test_a_client_that_leaves_an_unstreamed_body_closes_the_servers_connec
     ("path", "shape"),
     [("/generate", {"error", "error_type"}), ("/health", {"error", "error_type"}), ("/v1/chat/completions", {"error"})],
 )
-async def test_an_unreachable_server_is_a_502_in_the_dialects_shape(path: str, shape: set[str], caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_unreachable_server_is_a_502_in_the_dialects_shape(
+    path: str, shape: set[str], caplog: pytest.LogCaptureFixture
+) -> None:
     async with data_plane("127.0.0.1:9") as plane:
         status, headers, body = split(await exchange(plane.address, post(path, b'{"inputs": "a", "messages": []}')))
         assert empty(plane)
@@ -318,7 +328,10 @@ async def test_engine_administration_is_closed_unless_opened() -> None:
 
 
 async def test_websockets_are_refused_clearly() -> None:
-    request = b"GET /x HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\nconnection: upgrade\r\nsec-websocket-version: 13\r\nsec-websocket-key: eA==\r\n\r\n"
+    request = (
+        b"GET /x HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\nconnection: upgrade\r\n"
+        b"sec-websocket-version: 13\r\nsec-websocket-key: eA==\r\n\r\n"
+    )
     async with upstream(answer_plain) as server, data_plane(server.address) as plane:
         host, port = plane.address.split(":")
         reader, writer = await asyncio.open_connection(host, int(port))

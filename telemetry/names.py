@@ -1,0 +1,118 @@
+"""Every metric that Paceline exports, in one table: what other code, dashboards and documentation may rely on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Kind(StrEnum):
+    """What a metric's values mean, and so how they may be added up."""
+
+    COUNTER = "counter"  # a sum that only grows
+    GAUGE = "gauge"  # a value at an instant
+    HISTOGRAM = "histogram"  # a distribution
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """One metric.
+
+    Attributes:
+        unit: in UCUM, as OpenTelemetry writes it; `{request}` is a count of requests.
+        buckets: upper bounds; histograms only.
+        attributes: every key that its series may carry; one that does not apply is absent.
+    """
+
+    name: str
+    kind: Kind
+    unit: str
+    description: str
+    attributes: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+
+
+# attributes: OpenTelemetry's where it has one, else ours
+OPERATION = "gen_ai.operation.name"
+PROVIDER = "gen_ai.provider.name"
+MODEL = "gen_ai.request.model"
+TOKEN_TYPE = "gen_ai.token.type"  # noqa: S105
+ADDRESS = "server.address"  # of the server behind the proxy
+PORT = "server.port"
+ERROR = "error.type"
+HW_ID = "hw.id"
+HW_TYPE = "hw.type"
+POLICY = "paceline.policy"
+TIER = "paceline.tier"
+OUTCOME = "paceline.outcome"
+WAIT = "paceline.wait"  # hold: the policy's choice; capacity: no server had a slot
+DOMAIN = "paceline.domain"  # devices and servers whose joules are split together
+SOURCE = "energy.source"  # where a joule comes from: a device's counter, or a simulation
+METHOD = "energy.attribution.method"
+SCOPE = "energy.scope"
+
+OF_SERVER = (ADDRESS, PORT)
+OF_GEN_AI = (OPERATION, PROVIDER, MODEL, *OF_SERVER, ERROR)
+OF_REQUEST = (POLICY, TIER, MODEL, *OF_SERVER)
+
+# the registry's advice, docs/gen-ai/gen-ai-metrics.md of the semantic conventions
+SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
+FIRST_TOKEN_S = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
+PER_TOKEN_S = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
+TOKENS = tuple(4.0**n for n in range(14))
+# ours
+JOULES = tuple(digit * 10.0**power for power in range(-1, 5) for digit in (1, 2, 5))
+WAIT_S = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 300.0, 1800.0)
+GROUP = tuple(2.0**n for n in range(11))
+TICK_S = (0.00001, 0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05)
+
+HW_ENERGY = Name("hw.energy", Kind.COUNTER, "J", "Energy that a device's counter counted", (HW_ID, HW_TYPE, SOURCE))
+HW_POWER = Name("hw.power", Kind.GAUGE, "W", "Mean power between the counter's latest two steps", (HW_ID, HW_TYPE, SOURCE))
+METER_AGE = Name("paceline.meter.age", Kind.GAUGE, "s", "Time since a device's counter last moved", (HW_ID, SOURCE))
+
+DURATION = Name(
+    "gen_ai.server.request.duration", Kind.HISTOGRAM, "s", "From arrival to the last byte, waits included", OF_GEN_AI, SECONDS
+)
+FIRST_TOKEN = Name(
+    "gen_ai.server.time_to_first_token",
+    Kind.HISTOGRAM,
+    "s",
+    "From arrival to the first token of a stream, waits included",
+    OF_GEN_AI,
+    FIRST_TOKEN_S,
+)
+PER_TOKEN = Name(
+    "gen_ai.server.time_per_output_token", Kind.HISTOGRAM, "s", "Per token after the first of a stream", OF_GEN_AI, PER_TOKEN_S
+)
+TOKEN_USAGE = Name(
+    "gen_ai.client.token.usage", Kind.HISTOGRAM, "{token}", "Tokens that the engine counted", (*OF_GEN_AI, TOKEN_TYPE), TOKENS
+)
+
+REQUEST_ENERGY = Name(
+    "paceline.request.energy",
+    Kind.HISTOGRAM,
+    "J",
+    "A request's share of measured energy, net of idle power",
+    (*OF_REQUEST, SOURCE, METHOD, SCOPE),
+    JOULES,
+)
+COUNTED_ENERGY = Name("paceline.counted.energy", Kind.COUNTER, "J", "What a domain's meters counted and was settled", (DOMAIN, SOURCE))
+IDLE_ENERGY = Name("paceline.idle.energy", Kind.COUNTER, "J", "Counted energy that idle power explains", (DOMAIN, SOURCE))
+UNATTRIBUTED_ENERGY = Name(
+    "paceline.unattributed.energy", Kind.COUNTER, "J", "Counted energy that no request and no idle power explains", (DOMAIN, SOURCE)
+)
+
+QUEUE_WAIT = Name("paceline.queue.wait", Kind.HISTOGRAM, "s", "Wait of a request that left", (*OF_REQUEST, WAIT), WAIT_S)
+QUEUE_DEPTH = Name("paceline.queue.depth", Kind.GAUGE, "{request}", "Requests waiting", (WAIT,))
+IN_FLIGHT = Name("paceline.requests.in_flight", Kind.GAUGE, "{request}", "Requests that a server works on", OF_SERVER)
+GROUP_SIZE = Name("paceline.group.size", Kind.HISTOGRAM, "{request}", "Requests that left at one instant", (POLICY,), GROUP)
+RELEASES = Name("paceline.release.count", Kind.COUNTER, "{request}", "How stays in the room ended", (OUTCOME, POLICY))
+FAULTS = Name("paceline.policy.faults", Kind.COUNTER, "{fault}", "Decisions that raised", (POLICY,))
+TICK = Name("paceline.scheduler.tick", Kind.HISTOGRAM, "s", "Time that one decision for all took", (), TICK_S)
+
+ALL = (
+    *(HW_ENERGY, HW_POWER, METER_AGE),
+    *(DURATION, FIRST_TOKEN, PER_TOKEN, TOKEN_USAGE),
+    *(REQUEST_ENERGY, COUNTED_ENERGY, IDLE_ENERGY, UNATTRIBUTED_ENERGY),
+    *(QUEUE_WAIT, QUEUE_DEPTH, IN_FLIGHT, GROUP_SIZE, RELEASES, FAULTS, TICK),
+)
