@@ -5,15 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from zlib import crc32
 
-WORDS = tuple(
-    " " + word
-    for word in (
-        "the a row of riders close together each in turn takes wind so that all who follow spend less than they would alone"
-        " and when one tires another leads without breaking line it is an old trick that geese and cyclists share with"
-        " machines held briefly gathered then released as group"
-        " energy saved here was never work but only air pushed aside twice"
-    ).split()
-)[:64]
+_TALE = """the a row of riders close together each in turn takes wind so that all who follow spend less than they would alone
+and when one tires another leads without breaking line it is an old trick that geese and cyclists share with machines held
+briefly gathered then released as group energy saved here was never work but only air pushed aside twice again"""
+WORDS = tuple(" " + word for word in _TALE.split())
 TOKEN_IDS = tuple(range(1000, 1000 + len(WORDS)))
 LOGPROBS = tuple(-(word + 1) / 64 for word in range(len(WORDS)))
 assert len(WORDS) == 64, "a power of two, so that any odd stride visits every word"

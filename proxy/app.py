@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from importlib.metadata import version
 
 import httpx
 from fastapi import FastAPI
 from telemetry.otel import Telemetry
+from telemetry.snapshot import UNKNOWN
 
 from policies.room import Room
 from proxy.admin import create_admin
@@ -21,7 +24,8 @@ from proxy.forward import Forward
 from proxy.probe import Found, ask
 from proxy.scheduler import Scheduler
 from proxy.upstream import Client
-from telemetry.ledger import Ledger
+from telemetry.gauges import Gauges
+from telemetry.ledger import Entry, Ledger
 
 log = logging.getLogger("paceline.app")
 
@@ -109,7 +113,45 @@ def create_app(config: Config, environ: Mapping[str, str]) -> App:
     if config.dialect != "auto":
         forward.dialect = DIALECTS[config.dialect]
     energy = create_energy(config, model)
-    telemetry = Telemetry()  # wired below
+    telemetry = Telemetry.start(lambda: _gauges(room, energy), environ, version=version("paceline"))
     app = App(config, ledger, scheduler, client, forward, energy, telemetry)
+    _tell(app)
     app.admin = create_admin(app)
     return app
+
+
+def _tell(app: App) -> None:
+    """Who is told what: the domain of joules of each request that leaves, and telemetry of everything."""
+    scheduler, forward, energy, telemetry = app.scheduler, app.forward, app.energy, app.telemetry
+
+    def ended(entry: Entry) -> None:
+        telemetry.request_ended(entry)
+        if energy is None or not energy.covers(entry):
+            telemetry.request_final(entry)
+
+    scheduler.on_outcome = lambda outcome: telemetry.released(outcome.value, scheduler.strategy.policy_name)
+    scheduler.on_group = lambda size: telemetry.group(size, scheduler.strategy.policy_name)
+    scheduler.on_fault = lambda: telemetry.fault(scheduler.strategy.policy_name)
+    # later, so that no response waits for its own statistics
+    forward.on_end = lambda entry: later(ended, entry)
+    if energy is not None:
+        forward.on_release = energy.join
+        energy.on_final = telemetry.request_final
+        energy.on_reading = scheduler.observe
+
+
+def later(tell: Callable[[Entry], None], entry: Entry) -> None:
+    """Call once the loop has done what is at hand."""
+    asyncio.get_running_loop().call_soon(tell, entry)
+
+
+def _gauges(room: Room, energy: Energy | None) -> Gauges:
+    """What is exported as it is now."""
+    return Gauges(
+        now_s=time.monotonic(),
+        held=room.held,
+        ready=room.ready,
+        in_flight={server.name: server.in_flight for server in room.server_views()},
+        telemetry=energy.snapshot() if energy is not None else UNKNOWN,
+        domains=energy.totals() if energy is not None else (),
+    )

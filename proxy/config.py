@@ -55,8 +55,8 @@ class Upstream(Section):
 class Named(Section):
     """A policy or a placement, and its parameters."""
 
-    name: str
-    params: dict[str, Any] = Field(default_factory=dict)
+    name: str = Field(description="a built-in name, or package.module:Name")
+    params: dict[str, Any] = Field(default={}, description="its parameters")
 
     def choice(self) -> Choice:
         return Choice(self.name, self.params)
@@ -83,7 +83,9 @@ class Slack(Section):
     interactive: Hold = Hold(default_s=0.0, max_s=2.0)
     flex: Hold = Hold(default_s=8.0, max_s=60.0)
     batch: Hold = Hold(default_s=60.0, max_s=3600.0)
-    routes: tuple[RouteSlack, ...] = ()
+    routes: tuple[RouteSlack, ...] = Field(
+        (), description="tables of `path` and `default_s`: slack of routes, for clients that send none"
+    )
 
 
 class Queue(Section):
@@ -115,19 +117,19 @@ class Config(Section):
     """The whole tree."""
 
     upstreams: tuple[Annotated[Upstream, BeforeValidator(lambda v: {"url": v} if isinstance(v, str) else v)], ...] = Field(
-        min_length=1
+        min_length=1, description="the servers: a URL each, or a table of `url` and `slots` (most requests at once)"
     )
     host: str = Field("0.0.0.0", description="address of the data port")
-    port: Port = 8080
+    port: Port = Field(8080, description="data port; 0 takes a free one")
     admin_host: str = Field("127.0.0.1", description="address of the admin port")
-    admin_port: Port = 9464
+    admin_port: Port = Field(9464, description="admin port: API, metrics, probes")
     dialect: Literal["auto", "tgi", "openai"] = Field("auto", description="auto asks the first upstream")
     policy: Named = Named(name="span")
     placement: Named = Named(name="spread")
     slack: Slack = Slack()
     queue: Queue = Queue()
     energy: Energy = Energy()
-    connect_timeout_s: Annotated[float, Field(gt=0)] = 5.0
+    connect_timeout_s: Annotated[float, Field(gt=0)] = Field(5.0, description="longest wait for a connection to a server")
     answer_timeout_s: Annotated[float, Field(gt=0)] | None = Field(
         None, description="longest silence of a server; not set: no limit"
     )

@@ -15,6 +15,7 @@ from telemetry.simulated import SimulatedMeter
 
 from proxy.config import Config, Domain
 from telemetry.cost import StepModel
+from telemetry.gauges import DomainTotals
 from telemetry.ledger import Entry
 from telemetry.meter import Meter, MeterUnavailable
 from telemetry.snapshot import Snapshot, Source
@@ -42,13 +43,15 @@ class Energy:
     on_final: Callable[[Entry], None] = lambda entry: None
     on_reading: Callable[[Snapshot], None] = lambda snapshot: None
 
-    def join(self, entry: Entry) -> bool:
-        """A request left to its server; False when no meter sees that server."""
+    def join(self, entry: Entry) -> None:
+        """A request left to its server."""
         for domain in self.domains:
             if entry.server in domain.upstreams:
                 domain.account.join(entry)
-                return True
-        return False
+
+    def covers(self, entry: Entry) -> bool:
+        """Whether the request's joules will be known: it left to a server that a meter sees."""
+        return entry.released_at is not None and any(entry.server in domain.upstreams for domain in self.domains)
 
     async def run(self) -> None:
         """Settle until cancelled."""
@@ -95,6 +98,15 @@ class Energy:
         if len(settled) < len(parts):
             return None
         return {"source": self.source, "seconds": until_s - since_s, **_joules(settled)}
+
+    def totals(self) -> list[DomainTotals]:
+        """Each domain's account since the start; a domain without a reading yet is unknown, and absent."""
+        return [
+            DomainTotals(domain.name, source, totals.counted_uj, totals.idle_uj, totals.unattributed_uj)
+            for domain in self.domains
+            if (source := next((state.source for state in domain.monitor.latest.devices.values()), None)) is not None
+            for totals in (domain.account.totals,)
+        ]
 
     def describe(self, now: float) -> dict[str, Any] | None:
         """The energy part of `/status`; None before the first reading."""

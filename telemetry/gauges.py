@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
 
 from telemetry import names
+from telemetry.attributes import Attributes, of_server
 from telemetry.names import Name
 from telemetry.snapshot import UNKNOWN, Snapshot, Source
 
-Attributes = dict[str, str | int]
 Values = Iterator[tuple[float, Attributes]]
 
 
@@ -35,5 +34,48 @@ class Gauges:
     in_flight: Mapping[str, int] = field(default_factory=dict)  # by server
     telemetry: Snapshot = UNKNOWN
     domains: Sequence[DomainTotals] = ()
-    releases: Mapping[tuple[str, str], int] = field(default_factory=dict)
-    faults: Mapping[str, int] = field(default_factory=dict)
+
+
+def _hw_energy(gauges: Gauges) -> Values:
+    for state in gauges.telemetry.devices.values():
+        yield state.counted_uj / 1e6, {names.HW_ID: state.device, names.HW_TYPE: "gpu", names.SOURCE: state.source.value}
+
+
+def _hw_power(gauges: Gauges) -> Values:
+    for state in gauges.telemetry.devices.values():
+        yield state.power_w, {names.HW_ID: state.device, names.HW_TYPE: "gpu", names.SOURCE: state.source.value}
+
+
+def _meter_age(gauges: Gauges) -> Values:
+    for state in gauges.telemetry.devices.values():
+        yield max(gauges.now_s - state.stepped_at_s, 0.0), {names.HW_ID: state.device, names.SOURCE: state.source.value}
+
+
+def _energy(joules: Callable[[DomainTotals], int]) -> Callable[[Gauges], Values]:
+    def read(gauges: Gauges) -> Values:
+        for domain in gauges.domains:
+            yield joules(domain) / 1e6, {names.DOMAIN: domain.domain, names.SOURCE: domain.source.value}
+
+    return read
+
+
+def _queue_depth(gauges: Gauges) -> Values:
+    yield gauges.held, {names.WAIT: "hold"}
+    yield gauges.ready, {names.WAIT: "capacity"}
+
+
+def _in_flight(gauges: Gauges) -> Values:
+    for server, count in gauges.in_flight.items():
+        yield count, of_server(server)
+
+
+SERIES: Mapping[Name, Callable[[Gauges], Values]] = {
+    names.HW_ENERGY: _hw_energy,
+    names.HW_POWER: _hw_power,
+    names.METER_AGE: _meter_age,
+    names.COUNTED_ENERGY: _energy(lambda domain: domain.counted_uj),
+    names.IDLE_ENERGY: _energy(lambda domain: domain.idle_uj),
+    names.UNATTRIBUTED_ENERGY: _energy(lambda domain: domain.unattributed_uj),
+    names.QUEUE_DEPTH: _queue_depth,
+    names.IN_FLIGHT: _in_flight,
+}

@@ -36,7 +36,7 @@ class Name:
 OPERATION = "gen_ai.operation.name"
 PROVIDER = "gen_ai.provider.name"
 MODEL = "gen_ai.request.model"
-TOKEN_TYPE = "gen_ai.token.type"  # noqa: S105
+TOKEN_TYPE = "gen_ai.token.type"
 ADDRESS = "server.address"  # of the server behind the proxy
 PORT = "server.port"
 ERROR = "error.type"
@@ -96,10 +96,16 @@ REQUEST_ENERGY = Name(
     (*OF_REQUEST, SOURCE, METHOD, SCOPE),
     JOULES,
 )
-COUNTED_ENERGY = Name("paceline.counted.energy", Kind.COUNTER, "J", "What a domain's meters counted and was settled", (DOMAIN, SOURCE))
+COUNTED_ENERGY = Name(
+    "paceline.counted.energy", Kind.COUNTER, "J", "What a domain's meters counted and was settled", (DOMAIN, SOURCE)
+)
 IDLE_ENERGY = Name("paceline.idle.energy", Kind.COUNTER, "J", "Counted energy that idle power explains", (DOMAIN, SOURCE))
 UNATTRIBUTED_ENERGY = Name(
-    "paceline.unattributed.energy", Kind.COUNTER, "J", "Counted energy that no request and no idle power explains", (DOMAIN, SOURCE)
+    "paceline.unattributed.energy",
+    Kind.COUNTER,
+    "J",
+    "Counted energy that no request and no idle power explains",
+    (DOMAIN, SOURCE),
 )
 
 QUEUE_WAIT = Name("paceline.queue.wait", Kind.HISTOGRAM, "s", "Wait of a request that left", (*OF_REQUEST, WAIT), WAIT_S)

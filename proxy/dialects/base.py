@@ -70,7 +70,7 @@ class Dialect:
             if not isinstance(data, dict):
                 return None
             return read(data)
-        except (ValueError, TypeError, KeyError, RecursionError):
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):  # a body may be anything
             return None
 
 

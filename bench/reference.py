@@ -1,0 +1,68 @@
+"""Writes docs/configuration.md from the configuration itself: `python -m bench.reference`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic_core import PydanticUndefined
+
+from proxy.config import Config, Section
+
+PAGE = Path(__file__).parent.parent / "docs/configuration.md"
+
+HEAD = """# Configuration
+
+Written by `python -m bench.reference` from `proxy/config.py`.
+
+Sources, each stronger than the one before: defaults, the TOML file of `--config`, environment variables, flags. A variable
+is `PACELINE_` and the key in capitals with `__` for the dots: `PACELINE_QUEUE__LIMIT=500`. Values are read as TOML where they
+are TOML, else as text. A wrong key or value is told with its place and what is allowed, all of them at once;
+`paceline serve --check` tells without serving.
+
+    upstreams = ["http://10.0.0.1:8000", { url = "http://10.0.0.2:8000", slots = 128 }]
+
+    [policy]
+    name = "size"
+    params = { n = 16, wait_s = 1.5 }
+
+    [slack.flex]
+    default_s = 4.0
+    max_s = 30.0
+
+| key | default | meaning |
+| --- | --- | --- |
+"""
+
+
+def rows(section: type[Section], prefix: str = "", default: Any = None) -> Iterator[str]:
+    """One row for each key, those of sections below it with dots."""
+    for name, field in section.model_fields.items():
+        value = getattr(default, name) if default is not None else field.default
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, Section) and isinstance(value, Section):
+            yield from rows(inner, f"{prefix}{name}.", value)
+            continue
+        shown = "(none: required)" if value is PydanticUndefined else "(not set)" if value is None else f"`{_toml(value)}`"
+        yield f"| `{prefix}{name}` | {shown} | {field.description or _allowed(inner)} |"
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f'"{value}"' if isinstance(value, str) else str(list(value) if isinstance(value, tuple) else value)
+
+
+def _allowed(annotation: Any) -> str:
+    """The values of a choice, else nothing."""
+    values = [value for value in get_args(annotation) if isinstance(value, str)]
+    return "one of " + ", ".join(f"`{value}`" for value in values) if values else ""
+
+
+def page() -> str:
+    return HEAD + "\n".join(rows(Config)) + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())
