@@ -73,9 +73,9 @@ class Driver:
         return len(self._tracks)
 
     @property
-    def running(self) -> int:
-        """Sequences that decode."""
-        return self._running
+    def reserved_tokens(self) -> int:
+        """What all sequences will fill of the cache when they end."""
+        return sum(track.job.prompt_tokens + track.job.output_tokens for track in self._tracks.values())
 
     def submit(self, prompts: Sequence[int], output_tokens: int, *, id: str = "", streamed: bool = False) -> Flight:
         """Take in one request: a sequence for each number of prompt tokens.

@@ -36,15 +36,15 @@ def spans(text: str) -> Iterator[tuple[str, int, int]]:
 class Speech:
     """What one sequence says: an endless walk over the words, from a start and in strides that its name decides."""
 
-    __slots__ = ("_seed", "_stride")
+    __slots__ = ("_stride", "seed")
 
     def __init__(self, name: str) -> None:
-        self._seed = crc32(name.encode("utf-8", "replace"))
-        self._stride = self._seed >> 6 | 1
+        self.seed = crc32(name.encode("utf-8", "replace"))
+        self._stride = self.seed >> 6 | 1
 
     def word(self, place: int) -> int:
         """Which of `WORDS` comes at a place, counted from zero."""
-        return (self._seed + place * self._stride) & 63
+        return (self.seed + place * self._stride) & 63
 
     def words(self, length: int) -> list[int]:
         return [self.word(place) for place in range(length)]

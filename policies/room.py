@@ -49,7 +49,8 @@ class Held:
 
     def __init__(self) -> None:
         self._by_id: dict[str, Waiting] = {}
-        self._deadlines: list[tuple[float, str]] = []
+        self._deadlines: list[tuple[float, int, Waiting]] = []  # heap, also of some who are gone: see `remove`
+        self._order = 0
         self.prompt_tokens = 0
         self.max_new_tokens = 0
 
@@ -65,7 +66,7 @@ class Held:
     @property
     def earliest_deadline(self) -> float:
         heap = self._deadlines
-        while heap and heap[0][1] not in self._by_id:
+        while heap and not self._holds(heap[0][2]):
             heappop(heap)
         return heap[0][0] if heap else inf
 
@@ -75,7 +76,8 @@ class Held:
 
     def add(self, waiting: Waiting) -> None:
         self._by_id[waiting.id] = waiting
-        heappush(self._deadlines, (waiting.deadline, waiting.id))
+        self._order += 1
+        heappush(self._deadlines, (waiting.deadline, self._order, waiting))
         self.prompt_tokens += waiting.prompt_tokens
         self.max_new_tokens += waiting.max_new_tokens
 
@@ -84,12 +86,17 @@ class Held:
         if waiting is not None:
             self.prompt_tokens -= waiting.prompt_tokens
             self.max_new_tokens -= waiting.max_new_tokens
+            self._deadlines = _compacted(self._deadlines, len(self), lambda turn: self._holds(turn[2]))
         return waiting
 
     def due(self, now: float) -> Iterator[str]:
         """Ids whose deadline has come; remove each before asking for the next."""
         while self.earliest_deadline <= now:
-            yield self._deadlines[0][1]
+            yield self._deadlines[0][2].id
+
+    def _holds(self, waiting: Waiting) -> bool:
+        # not by its id, which may have come back with another deadline
+        return self._by_id.get(waiting.id) is waiting
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +106,7 @@ class _Ready:
     waiting: Waiting
     outcome: Outcome
     since: float
+    order: int
 
 
 @dataclass(slots=True)

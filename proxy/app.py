@@ -12,8 +12,6 @@ from importlib.metadata import version
 
 import httpx
 from fastapi import FastAPI
-from telemetry.otel import Telemetry
-from telemetry.snapshot import UNKNOWN
 
 from policies.room import Room
 from proxy.admin import create_admin
@@ -26,6 +24,8 @@ from proxy.scheduler import Scheduler
 from proxy.upstream import Client
 from telemetry.gauges import Gauges
 from telemetry.ledger import Entry, Ledger
+from telemetry.otel import Telemetry
+from telemetry.snapshot import UNKNOWN
 
 log = logging.getLogger("paceline.app")
 

@@ -8,16 +8,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from telemetry.account import Account, Totals
-from telemetry.monitor import Monitor
-from telemetry.nvml import NvmlMeter
 from telemetry.simulated import SimulatedMeter
 
 from proxy.config import Config, Domain
+from telemetry.account import Account, Totals
 from telemetry.cost import StepModel
 from telemetry.gauges import DomainTotals
 from telemetry.ledger import Entry
 from telemetry.meter import Meter, MeterUnavailable
+from telemetry.monitor import Monitor
+from telemetry.nvml import NvmlMeter
 from telemetry.snapshot import Snapshot, Source
 
 log = logging.getLogger("paceline.energy")

@@ -56,6 +56,7 @@ class Entry:
     status: int = 0  # HTTP status that the client saw; 0 when it saw none
     error: str = ""  # OpenTelemetry's error.type; empty when all went well
     tokens: list[tuple[float, int]] = field(default_factory=list)  # (seen at, how many), not yet settled
+    settled_tokens: int = 0  # those whose energy is settled, and which are not kept
     energy: Energy = field(default_factory=Energy)
 
     def saw_tokens(self, at: float, count: int) -> None:

@@ -54,7 +54,7 @@ async def never_answer(seen: Seen, writer: asyncio.StreamWriter) -> None:
 
 def token(n: int) -> bytes:
     return (
-        b'data: {"index":%d,"token":{"id":1,"text":"a","logprob":-1.0,"special":false},"generated_text":null,"details":null}\n\n'
+        b'data: {"index":%d,"token":{"id":1,"text":"a","special":false},"generated_text":null,"details":null}\n\n'
         % n
     )
 

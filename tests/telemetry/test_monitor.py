@@ -1,0 +1,98 @@
+"""Finding a counter's steps in readings, and the thread that reads."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from telemetry.meter import Meter, MeterUnavailable
+from telemetry.monitor import Monitor, Steps
+from telemetry.snapshot import UNKNOWN, Interval, Reading, Source
+
+
+def reading(at: float, energy_uj: int, device: str = "gpu") -> Reading:
+    return Reading(device, energy_uj, at, Source.COUNTER)
+
+
+def intervals(steps: Steps, *points: tuple[float, int]) -> list[Interval]:
+    return [interval for at, energy in points for interval in steps.observe([reading(at, energy)])]
+
+
+def test_steps_are_put_halfway_and_the_first_only_begins() -> None:
+    found = intervals(Steps(), (0.0, 5), (0.1, 5), (0.2, 9), (0.3, 9), (0.4, 12), (0.5, 12), (0.6, 20))
+    assert [(i.start_s, i.end_s, i.energy_uj) for i in found] == [
+        (pytest.approx(0.15), pytest.approx(0.35), 3),
+        (pytest.approx(0.35), pytest.approx(0.55), 8),
+    ]
+
+
+@given(st.lists(st.integers(0, 3), min_size=2, max_size=50))
+def test_nothing_counted_is_lost_after_the_first_step(increments: list[int]) -> None:
+    energies = [sum(increments[: n + 1]) for n in range(len(increments))]
+    found = intervals(Steps(), *((n / 10, energy) for n, energy in enumerate(energies)))
+    changes = [after - before for before, after in zip(energies, energies[1:], strict=False) if after != before]
+    assert [i.energy_uj for i in found] == changes[1:]
+    assert all(before.end_s == after.start_s for before, after in zip(found, found[1:], strict=False))
+
+
+def test_a_counter_that_goes_back_begins_anew(caplog: pytest.LogCaptureFixture) -> None:
+    steps = Steps()
+    found = intervals(steps, (0.0, 5), (0.1, 6), (0.2, 8), (0.3, 1), (0.4, 4))
+    assert [i.energy_uj for i in found] == [2, 3]
+    assert steps.resets == 1
+    assert "went back" in caplog.text
+
+
+def test_a_counter_that_stands_still_is_said_once_and_shows_its_age(caplog: pytest.LogCaptureFixture) -> None:
+    steps = Steps()
+    for n in range(60):
+        steps.observe([reading(n / 10, 7)])
+    assert len(caplog.records) == 1
+    assert steps.snapshot([reading(5.9, 7)]).devices["gpu"].stepped_at_s == 0.0
+
+
+def test_devices_are_told_apart() -> None:
+    steps, found = Steps(), []
+    for n in range(4):
+        found += steps.observe([reading(n / 10, n, "a"), reading(n / 10, 10 * n, "b")])
+    assert [(i.device, i.energy_uj) for i in found] == [("a", 1), ("b", 10), ("a", 1), ("b", 10)]
+
+
+@dataclass
+class ScriptedMeter:
+    """Each read gives the next reading, and then fails for ever."""
+
+    energies: list[int]
+    closed: bool = False
+    reads: int = field(default=0)
+
+    def read(self) -> Sequence[Reading]:
+        self.reads += 1
+        if self.reads > len(self.energies):
+            raise MeterUnavailable("the script is over")
+        return [reading(self.reads / 10, self.energies[self.reads - 1])]
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_the_thread_reads_publishes_and_survives_a_lost_meter(caplog: pytest.LogCaptureFixture) -> None:
+    meter = ScriptedMeter([1, 2, 3, 5])
+    port: Meter = meter
+    monitor = Monitor(port, poll_s=0.001)
+    assert monitor.latest is UNKNOWN
+    monitor.start()
+    while meter.reads < 10:
+        time.sleep(0.001)
+    monitor.stop()
+    assert [i.energy_uj for i in monitor.intervals()] == [1, 2]
+    assert monitor.intervals() == []
+    state = monitor.latest.devices["gpu"]
+    assert (state.counted_uj, state.stepped_at_s) == (3, pytest.approx(0.35))
+    assert meter.closed
+    assert caplog.text.count("cannot be read") == 1
