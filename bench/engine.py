@@ -17,7 +17,6 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 import click
-import uvloop
 
 from bench.driver import Driver
 from bench.engine_openai import OpenAIWire
@@ -27,9 +26,12 @@ from bench.listener import Listener
 from bench.wire import Exchange, Receive, Send
 from telemetry.cost import BUILT_IN, StepModel, load_profile
 
-WIRES = {"tgi": TgiWire, "openai": OpenAIWire}
+WIRES: dict[str, type[TgiWire | OpenAIWire]] = {"tgi": TgiWire, "openai": OpenAIWire}
 MODEL_ID = "meta-llama/Llama-3.1-8B-Instruct"
-CONCURRENT = {"tgi": 128, "openai": None}  # as the engines come: TGI refuses the next at once, vLLM queues it
+CONCURRENT: dict[str, int | None] = {
+    "tgi": 128,
+    "openai": None,
+}  # as the engines come: TGI refuses the next at once, vLLM queues it
 USUAL = -1  # ... for this dialect
 
 
@@ -107,6 +109,8 @@ class SimulatedServer:
         return {
             "lag": driver.lag.share,
             "void": driver.lag.void,
+            "late_s": driver.lag.late_s,
+            "served_s": driver.lag.served_s,
             "in_flight": driver.in_flight,
             "steps": driver.engine.steps,
             "energy_j": driver.engine.energy_j(driver.now()),
@@ -126,15 +130,15 @@ class SimulatedServer:
     "--max-concurrent", type=click.IntRange(min=1), help="Sequences at once; more are refused. [tgi: 128, openai: no limit]"
 )
 @click.option("--model-id", default=MODEL_ID, show_default=True, help="What it calls its model.")
-def command(
-    dialect: str, profile: str, host: str, port: int, speed: float, max_concurrent: int | None, model_id: str
-) -> None:
+def command(dialect: str, profile: str, host: str, port: int, speed: float, max_concurrent: int | None, model_id: str) -> None:
     """Run a simulated engine: real HTTP, modelled time and energy."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     try:
         model = load_profile(profile)
     except ValueError as error:
         raise click.ClickException(str(error)) from error
+    import uvloop
+
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         most = USUAL if max_concurrent is None else max_concurrent
         runner.run(_serve(dialect, model, speed=speed, max_concurrent=most, model_id=model_id, host=host, port=port))

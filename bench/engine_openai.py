@@ -74,7 +74,8 @@ class OpenAIWire:
         async with attended(exchange, flight):
             if not ask.stream:
                 await flight.finished()
-                return await exchange.answer_json(200, answer(ask, start, speeches))
+                await exchange.answer_json(200, answer(ask, start, speeches))
+                return
             await exchange.begin(STREAM)
             chat = object == "chat.completion"
             start["object"] = "chat.completion.chunk" if chat else object

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -78,4 +79,20 @@ class Listener:
         Raises:
             OSError: the address cannot be had.
         """
-        sock = self._config.bind_socket()
+        sock = socket.socket(socket.AF_INET6 if ":" in self._host else socket.AF_INET)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind((self._host, self._port))
+        except OSError:
+            sock.close()
+            raise
+        self._port = sock.getsockname()[1]
+        self._server = _Server(self._config)
+        self._task = asyncio.create_task(self._server.serve([sock]), name="simulated-engine")
+        await self._server.listening.wait()
+
+    async def stop(self) -> None:
+        """Drops every connection."""
+        if self._server is not None and self._task is not None:
+            self._server.stopping.set()
+            await self._task

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from bench.driver import Driver
 
@@ -50,7 +50,7 @@ def vllm_metrics(driver: Driver, model_id: str) -> bytes:
 KV_CACHE_TOKENS = 900_000
 
 
-def _typed(kind: str, values: dict[str, float]) -> Iterator[str]:
+def _typed(kind: str, values: Mapping[str, float]) -> Iterator[str]:
     told = ""
     for series, value in values.items():
         name = series.partition("{")[0]

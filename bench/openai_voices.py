@@ -29,7 +29,7 @@ def head(id: str, object: str, created: int, model: str) -> dict[str, Any]:
 
 def chat_answer(ask: Ask, start: dict[str, Any], speeches: list[Speech]) -> dict[str, Any]:
     """The body of a chat that was not streamed."""
-    choices = [
+    choices: list[dict[str, Any]] = [
         {
             "index": index,
             "message": {"role": "assistant", "content": speech.text(ask.max_tokens), "refusal": None, "tool_calls": []},

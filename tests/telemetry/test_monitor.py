@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -35,9 +36,9 @@ def test_steps_are_put_halfway_and_the_first_only_begins() -> None:
 def test_nothing_counted_is_lost_after_the_first_step(increments: list[int]) -> None:
     energies = [sum(increments[: n + 1]) for n in range(len(increments))]
     found = intervals(Steps(), *((n / 10, energy) for n, energy in enumerate(energies)))
-    changes = [after - before for before, after in zip(energies, energies[1:], strict=False) if after != before]
+    changes = [after - before for before, after in pairwise(energies) if after != before]
     assert [i.energy_uj for i in found] == changes[1:]
-    assert all(before.end_s == after.start_s for before, after in zip(found, found[1:], strict=False))
+    assert all(before.end_s == after.start_s for before, after in pairwise(found))
 
 
 def test_a_counter_that_goes_back_begins_anew(caplog: pytest.LogCaptureFixture) -> None:
