@@ -24,8 +24,9 @@ GAPS: Mapping[str, Gap] = {
     "poisson": lambda random, rate: random.expovariate(rate),
     "fixed": lambda random, rate: 1 / rate,
     "uniform": lambda random, rate: random.uniform(0, 2 / rate),
+    "burst": lambda random, rate: 0.0,
 }
-ARRIVALS = (*GAPS, "burst", "trace")
+ARRIVALS = (*GAPS, "trace")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,7 @@ class Load:
                 raise BadSpec(f"{name} must be more than 0, not {value}")
         if self.arrivals == "burst" and self.requests is None:
             raise BadSpec("a burst needs a number of requests")
-        if self.arrivals in GAPS and self.requests is None and self.duration_s is None:
+        if self.arrivals != "trace" and self.requests is None and self.duration_s is None:
             raise BadSpec("a number of requests or a duration must end the load")
 
     def plan(self) -> list[Planned]:
@@ -98,14 +99,14 @@ class Load:
         prompts = self._lengths("prompt", self.prompt_tokens, [row[1] for row in kept])
         outputs = self._lengths("output", self.output_tokens, [row[2] for row in kept])
         chosen = self._random("tiers").choices(list(self.tiers), list(self.tiers.values()), k=len(kept))
-        return [Planned(row[0], *rest) for row, *rest in zip(kept, prompts, outputs, chosen, strict=True)]
+        instants = [row[0] for row in kept]
+        return [Planned(*drawn) for drawn in zip(instants, prompts, outputs, chosen, strict=True)]
 
     def _random(self, what: str) -> Random:
         return Random(f"{self.seed}/{what}")
 
     def _drawn_rows(self) -> Iterator[tuple[float, int, int]]:
-        random = self._random("instants")
-        gap = GAPS.get(self.arrivals, lambda random, rate: 0.0)
+        random, gap = self._random("instants"), GAPS[self.arrivals]
         instants = accumulate((gap(random, self.rate) for _ in repeat(None)), initial=0.0)
         return ((at_s, 256, 128) for at_s in instants)
 

@@ -17,11 +17,11 @@ CLIENTS = ("raw", "text-generation")
 
 # Common words of three letters: with its space each is one token of any tokenizer in use, and four characters, which is
 # what proxies that do not tokenize take for a token.
-WORDS = (
-    "act add age air all and any arm art ask bag bed big box boy bus but buy can car cat cup cut day dog dry ear eat egg end"
-    " eye far few fly for fun get god got gun hat her him his hit hot ice job key kid law lay leg let lie lot low man map may"
-    " men mix new not now off oil old one our out own pay put ran raw red row run sat saw say sea see set she"
-).split()
+_WORDS = """
+act add age air all and any arm art ask bag bed big box boy bus but buy can car cat cup cut day dog dry ear eat egg
+end eye far few fly for fun get god got gun hat her him his hit hot ice job key kid law lay leg let lie lot low man map may
+men mix new not now off oil old one our out own pay put ran raw red row run sat saw say sea see set she"""
+WORDS = _WORDS.split()
 TOKEN_IDS = range(1_000, 30_000)  # ordinary tokens in every vocabulary of today's models
 
 

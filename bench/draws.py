@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from math import exp, isfinite, log
 from random import Random
-from types import MappingProxyType
 
 from policies.base import Tier
 
@@ -68,7 +67,7 @@ def by_tier(spec: str, meaning: str) -> Mapping[Tier, float]:
         if not isfinite(number) or number < 0 or tier in numbers:
             raise BadSpec(f"{part!r}: each tier once, and its {meaning} not negative")
         numbers[tier] = number
-    return MappingProxyType(numbers)
+    return numbers
 
 
 def tiers(spec: str) -> Mapping[Tier, float]:

@@ -24,6 +24,7 @@ from bench.engine_tgi import TgiWire
 from bench.flight import ClientGone
 from bench.listener import Listener
 from bench.wire import Exchange, Receive, Send
+from proxy.listen import CannotListen
 from telemetry.cost import BUILT_IN, StepModel, load_profile
 
 WIRES: dict[str, type[TgiWire | OpenAIWire]] = {"tgi": TgiWire, "openai": OpenAIWire}
@@ -152,8 +153,8 @@ async def _serve(dialect: str, model: StepModel, **options: Any) -> None:
     server = SimulatedServer(dialect, model, **options)
     try:
         await server.start()
-    except OSError as error:
-        raise click.ClickException(f"cannot listen: {error}") from error
+    except CannotListen as error:
+        raise click.ClickException(str(error)) from error
     click.echo(f"engine ready on {server.url} ({dialect}, {model.name}, {server.driver.speed:g}x)")
     sys.stdout.flush()
     await stopped.wait()

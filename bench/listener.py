@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
 import uvicorn
 
 from bench.wire import Headers
+from proxy.listen import Server, address, listen
 
 
-class _Server(uvicorn.Server):
+class _Server(Server):
     """A server that starts and stops at once: nothing here waits for clients."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self.listening = asyncio.Event()
         self.stopping = asyncio.Event()
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
     async def main_loop(self) -> None:
         """Keeps the `date` header right."""
@@ -48,11 +43,10 @@ class Listener:
     """One socket and who serves it."""
 
     def __init__(self, app: Any, host: str, port: int, headers: Headers) -> None:
+        self.url = ""  # known once it listens
         self._host, self._port = host, port
         self._config = uvicorn.Config(
             app,
-            host=host,
-            port=port,
             loop="none",
             http="httptools",
             ws="none",
@@ -69,24 +63,14 @@ class Listener:
         self._server: _Server | None = None
         self._task: asyncio.Task[None] | None = None
 
-    @property
-    def url(self) -> str:
-        return f"http://[{self._host}]:{self._port}" if ":" in self._host else f"http://{self._host}:{self._port}"
-
     async def start(self) -> None:
         """Returns when it listens.
 
         Raises:
-            OSError: the address cannot be had.
+            CannotListen: the address cannot be had.
         """
-        sock = socket.socket(socket.AF_INET6 if ":" in self._host else socket.AF_INET)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            sock.bind((self._host, self._port))
-        except OSError:
-            sock.close()
-            raise
-        self._port = sock.getsockname()[1]
+        sock = listen(self._host, self._port)
+        self.url = address(sock)
         self._server = _Server(self._config)
         self._task = asyncio.create_task(self._server.serve([sock]), name="simulated-engine")
         await self._server.listening.wait()

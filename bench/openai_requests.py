@@ -114,17 +114,20 @@ def _ask(body: Mapping[str, Any], prompt_tokens: tuple[int, ...], max_tokens: in
 
 def _prompts(prompt: object) -> tuple[int, ...]:
     """Tokens of each prompt: a text, token ids, or a list of either."""
-    match prompt:
-        case str() if prompt:
-            return (words.count(prompt),)
-        case [int(), *_] if all(isinstance(id, int) for id in prompt):
+    if isinstance(prompt, str) and prompt:
+        return (words.count(prompt),)
+    if isinstance(prompt, list) and prompt:
+        if _all(prompt, int):
             return (len(prompt),)
-        case [str(), *_] if all(isinstance(text, str) for text in prompt):
+        if _all(prompt, str):
             return tuple(words.count(text) for text in prompt)
-        case [[int(), *_], *_] if all(isinstance(ids, list) and ids for ids in prompt):
+        if _all(prompt, list) and all(ids and _all(ids, int) for ids in prompt):
             return tuple(len(ids) for ids in prompt)
-        case _:
-            raise bad_request("Either prompt or prompt_embeds must be provided and non-empty.", "prompt")
+    raise bad_request("Either prompt or prompt_embeds must be provided and non-empty.", "prompt")
+
+
+def _all(items: list[object], kind: type) -> bool:
+    return all(isinstance(item, kind) for item in items)
 
 
 def _content(content: object) -> str:

@@ -156,7 +156,7 @@ def load(file: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any]
     Raises:
         ConfigError: with every problem, its key, its place and what is allowed.
     """
-    merged: dict[str, Any] = {}
+    merged = Config.model_construct().model_dump(mode="json", exclude={"upstreams"})
     places: dict[str, str] = {}
     for place, key, value in (*_from_file(file), *_from_environ(environ), *((f"flag {k}", k, v) for k, v in flags.items())):
         try:
@@ -210,6 +210,7 @@ def toml_or_text(text: str) -> Any:
 
 
 def _put(tree: dict[str, Any], path: list[str], value: Any) -> None:
+    """Lay a stronger source's value over the tree."""
     *parents, last = path
     for parent in parents:
         below = tree.setdefault(parent, {})

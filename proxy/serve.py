@@ -47,7 +47,8 @@ def command(file: Path | None, check: bool, **options: Any) -> None:
         click.echo(f"the configuration is good: {config.strategy().describe()}")
         return
     logging.basicConfig(level=config.log_level.upper(), format=LOG_FORMAT, stream=sys.stderr)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for chatty in ("httpx", "uvicorn.error"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     import uvloop
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

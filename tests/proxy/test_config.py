@@ -49,6 +49,11 @@ def test_policy_parameters_reach_the_policy() -> None:
     assert config.strategy().policy == Window(every_s=0.5)
 
 
+def test_a_part_of_a_section_leaves_its_rest_as_it_was() -> None:
+    config = load(None, {}, {"upstreams": [URL], "slack.interactive.max_s": 9.0})
+    assert (config.slack.interactive.default_s, config.slack.interactive.max_s, config.slack.flex.max_s) == (0.0, 9.0, 60.0)
+
+
 def test_all_errors_at_once_each_with_its_place(tmp_path: Path) -> None:
     file = written(tmp_path, f'upstreams = ["{URL}"]\nprot = 1\nport = "80"\n[queue]\nlimits = 5\n')
     lines = problems(file, {"PACELINE_DIALECT": "smtp"}, log_level="loud")
