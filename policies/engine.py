@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
+from itertools import chain, takewhile
 
 from telemetry.cost import StepModel
 
@@ -193,7 +194,8 @@ class Engine:
     def _slices(self, start: float, budget: int) -> Iterator[tuple[_Running, int]]:
         """Each waiting prompt's part of the step, first come first served."""
         seats = self.model.max_sequences - self._decoding
-        for running in [*self._prompts, *(r for at, r in self._arriving if at <= start)]:
+        arrived = takewhile(lambda arriving: arriving[0] <= start, self._arriving)
+        for running in chain(self._prompts, (running for _, running in arrived)):
             if budget <= 0 or seats <= 0:
                 return
             if running.cancelled:

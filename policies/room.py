@@ -15,12 +15,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from math import inf
 from types import MappingProxyType
 
 from policies.base import InFlight, Outcome, Placement, Policy, ServerView, View, Waiting
 from telemetry.snapshot import UNKNOWN, Snapshot
+
+SPARE = 64  # entries of a heap whose requests are gone, before it is cleaned
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,7 @@ class Held:
 
     def __init__(self) -> None:
         self._by_id: dict[str, Waiting] = {}
-        self._deadlines: list[tuple[float, int, Waiting]] = []  # heap, also of some who are gone: see `remove`
+        self._deadlines: list[tuple[float, int, Waiting]] = []  # heap; some in it are gone
         self._order = 0
         self.prompt_tokens = 0
         self.max_new_tokens = 0
@@ -86,7 +88,9 @@ class Held:
         if waiting is not None:
             self.prompt_tokens -= waiting.prompt_tokens
             self.max_new_tokens -= waiting.max_new_tokens
-            self._deadlines = _compacted(self._deadlines, len(self), lambda turn: self._holds(turn[2]))
+            if len(self._deadlines) > 2 * len(self) + SPARE:  # else who leaves early is remembered until his deadline
+                self._deadlines = [turn for turn in self._deadlines if self._holds(turn[2])]
+                heapify(self._deadlines)
         return waiting
 
     def due(self, now: float) -> Iterator[str]:
@@ -106,7 +110,9 @@ class _Ready:
     waiting: Waiting
     outcome: Outcome
     since: float
-    order: int
+
+
+_Turn = tuple[int, int, _Ready]  # -priority, order of readiness
 
 
 @dataclass(slots=True)
@@ -136,8 +142,8 @@ class Room:
     telemetry: Snapshot = UNKNOWN
     _held: Held = field(default_factory=Held)
     _ready: dict[str, _Ready] = field(default_factory=dict)
-    _turns: list[tuple[int, int, str]] = field(default_factory=list)  # heap: (-priority, order of readiness, id)
-    _timeouts: deque[tuple[float, str]] = field(default_factory=deque)
+    _turns: list[_Turn] = field(default_factory=list)  # heap; some in it are gone
+    _timeouts: deque[tuple[float, _Ready]] = field(default_factory=deque)
     _order: int = 0
     _in_flight: dict[str, InFlight] = field(default_factory=dict)
     _servers: dict[str, _Server] = field(init=False)
@@ -212,22 +218,26 @@ class Room:
             decision = self.policy.decide(self.view(now, wall_s), self._memory)
             self._release([id for id in decision.release if id in self._held], Outcome.POLICY, now)
             self._memory = decision.memory
+            wake_at = None if decision.wake_at is None else float(decision.wake_at)
         except Exception as fault:  # a policy may be anybody's code; whatever it does, requests leave
             self._release([w.id for w in self._held], Outcome.FAULT, now)
             return None, fault
         for id in self._held.due(now):
             self._release([id], Outcome.DEADLINE, now)
-        return decision.wake_at, None
+        return wake_at, None
 
     def _release(self, ids: Sequence[str], outcome: Outcome, now: float) -> None:
         for id in ids:
             waiting = self._held.remove(id)
             if waiting is None:
                 continue  # named twice
-            self._ready[id] = _Ready(waiting, outcome, now)
+            ready = self._ready[id] = _Ready(waiting, outcome, now)
             self._order += 1
-            heappush(self._turns, (-waiting.priority, self._order, id))
-            self._timeouts.append((now + self.queue_timeout_s, id))
+            heappush(self._turns, (-waiting.priority, self._order, ready))
+            self._timeouts.append((now + self.queue_timeout_s, ready))
+        if len(self._turns) > 2 * len(self._ready) + SPARE:  # else who gave up is remembered while slots are short
+            self._turns = [turn for turn in self._turns if self._waits(turn[2])]
+            heapify(self._turns)
 
     def _assign(self, now: float, wall_s: float) -> tuple[list[Leaving], Exception | None]:
         """Give slots to the ready, in order of priority and then of readiness."""
@@ -239,36 +249,39 @@ class Room:
             if not group:
                 break
             try:
-                plan = self.placement.place([ready.waiting for _, ready in group], self.view(now, wall_s)).assignments
+                planned = self.placement.place([turn[2].waiting for turn in group], self.view(now, wall_s))
+                plan = {id: str(server) for id, server in planned.assignments.items()}
             except Exception as error:  # as with a policy: the request matters, not the code that failed
                 fault, plan = error, {}
-            gone = [self._leave(ready, server, now) for turn, ready in group if (server := self._seat(ready, plan, fault))]
+            gone = [self._leave(turn[2], server, now) for turn in group if (server := self._seat(turn[2], plan, fault))]
             leaving += gone
-            left = {leave.waiting.id for leave in gone}
-            for turn, ready in group:
-                if ready.waiting.id not in left:
+            for turn in group:
+                if self._waits(turn[2]):
                     heappush(self._turns, turn)
             if not gone or fault:
                 break
         return leaving, fault
 
-    def _take_turns(self, free: float) -> list[tuple[tuple[int, int, str], _Ready]]:
-        group: list[tuple[tuple[int, int, str], _Ready]] = []
+    def _take_turns(self, free: float) -> list[_Turn]:
+        group: list[_Turn] = []
         while self._turns and len(group) < free:
             turn = heappop(self._turns)
-            if (ready := self._ready.get(turn[2])) is not None:
-                group.append((turn, ready))
+            if self._waits(turn[2]):
+                group.append(turn)
         return group
+
+    def _waits(self, ready: _Ready) -> bool:
+        # not by its id, which may have come back
+        return self._ready.get(ready.waiting.id) is ready
 
     def _seat(self, ready: _Ready, plan: Mapping[str, str], fault: Exception | None) -> str | None:
         """The server that a request leaves to: the planned one if it has a slot, any free one after a fault."""
-        views = {server.name: server for server in self.server_views()}
-        planned = views.get(plan.get(ready.waiting.id, ""))
-        if planned is not None and planned.free >= 1:
-            return planned.name
+        planned = plan.get(ready.waiting.id)
+        if planned in self._servers and self._server_view(planned).free >= 1:
+            return planned
         if fault is None:
             return None
-        return next((server.name for server in views.values() if server.free >= 1), None)
+        return next((server.name for server in self.server_views() if server.free >= 1), None)
 
     def _leave(self, ready: _Ready, server: str, now: float) -> Leaving:
         waiting = ready.waiting
@@ -280,10 +293,10 @@ class Room:
 
     def _overdue(self, now: float) -> Iterator[str]:
         while self._next_timeout() <= now:
-            yield self._timeouts.popleft()[1]
+            yield self._timeouts.popleft()[1].waiting.id
 
     def _next_timeout(self) -> float:
-        while self._timeouts and self._timeouts[0][1] not in self._ready:
+        while self._timeouts and not self._waits(self._timeouts[0][1]):
             self._timeouts.popleft()
         return self._timeouts[0][0] if self._timeouts else inf
 
@@ -293,7 +306,11 @@ class Room:
         return View(now, wall_s, self._held, MappingProxyType(self._in_flight), self.server_views(), self.telemetry)
 
     def server_views(self) -> tuple[ServerView, ...]:
-        return tuple(ServerView(name, s.in_flight, s.tokens, s.slots, s.healthy) for name, s in self._servers.items())
+        return tuple(self._server_view(name) for name in self._servers)
+
+    def _server_view(self, name: str) -> ServerView:
+        server = self._servers[name]
+        return ServerView(name, server.in_flight, server.tokens, server.slots, server.healthy)
 
     @property
     def held(self) -> int:

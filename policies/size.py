@@ -15,7 +15,7 @@ class Size:
     wait_s: float = 2.0
 
     def __post_init__(self) -> None:
-        if self.n < 1 or self.wait_s < 0:
+        if self.n < 1 or not self.wait_s >= 0:
             raise ValueError("n must be at least 1 and wait_s at least 0")
 
     def decide(self, view: View, memory: object) -> Decision:

@@ -79,8 +79,8 @@ def _make(kind: str, built_in: Mapping[str, str], choice: Choice, *, method: str
     module, _, attribute = path.partition(":")
     try:
         cls = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise UnknownStrategy(f"{kind} {choice.name!r} cannot be imported: {error}") from error
+    except Exception as error:  # anybody's module runs here
+        raise UnknownStrategy(f"{kind} {choice.name!r} cannot be imported: {type(error).__name__}: {error}") from error
     if not (isinstance(cls, type) and is_dataclass(cls) and callable(getattr(cls, method, None))):
         raise UnknownStrategy(f"{kind} {choice.name!r} is not a dataclass with a method {method!r}")
     params = _check(kind, choice, cls)

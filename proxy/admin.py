@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from asyncio import get_running_loop
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -95,7 +94,7 @@ def describe(app: App) -> dict[str, Any]:
     room, forward = app.scheduler.room, app.forward
     return {
         "version": version("paceline"),
-        "now_s": get_running_loop().time(),
+        "now_s": app.scheduler.clock(),
         "strategy": app.scheduler.strategy.describe(),
         "dialect": forward.dialect.name,
         "draining": forward.draining,
@@ -111,5 +110,5 @@ def describe(app: App) -> dict[str, Any]:
             "prompt_tokens": forward.prompt_tokens,
             "output_tokens": forward.output_tokens,
         },
-        "energy": app.energy.describe(get_running_loop().time()) if app.energy is not None else None,
+        "energy": app.energy.describe(app.scheduler.clock()) if app.energy is not None else None,
     }

@@ -156,7 +156,7 @@ def load(file: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any]
     Raises:
         ConfigError: with every problem, its key, its place and what is allowed.
     """
-    merged = Config.model_construct().model_dump(mode="json", exclude={"upstreams"})
+    merged = Config.model_construct(upstreams=()).model_dump(mode="json", exclude={"upstreams"})
     places: dict[str, str] = {}
     for place, key, value in (*_from_file(file), *_from_environ(environ), *((f"flag {k}", k, v) for k, v in flags.items())):
         try:

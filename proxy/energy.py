@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
-
-from telemetry.simulated import SimulatedMeter
 
 from proxy.config import Config, Domain
 from telemetry.account import Account, Totals
@@ -18,6 +17,7 @@ from telemetry.ledger import Entry
 from telemetry.meter import Meter, MeterUnavailable
 from telemetry.monitor import Monitor
 from telemetry.nvml import NvmlMeter
+from telemetry.simulated import SimulatedMeter
 from telemetry.snapshot import Snapshot, Source
 
 log = logging.getLogger("paceline.energy")
@@ -57,11 +57,10 @@ class Energy:
         """Settle until cancelled."""
         for domain in self.domains:
             domain.monitor.start()
-        clock = asyncio.get_running_loop().time
         while True:
             await asyncio.sleep(SETTLE_EVERY_S)
             try:
-                self.settle(clock())
+                self.settle(time.monotonic())
             except Exception:  # joules are never worth a request: the proxy goes on without them
                 log.exception("settling failed")
 

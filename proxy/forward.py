@@ -92,8 +92,7 @@ class Forward:
     # --- generation: waits its turn, is timed and charged ---------------------------------------------------------
 
     async def _generate(self, scope: Scope, receive: Receive, send: Send, id: str) -> None:
-        loop = asyncio.get_running_loop()
-        arrived_at = loop.time()
+        arrived_at = self.scheduler.clock()
         body = b"".join([chunk async for chunk in _body(receive)])
         ask = self.dialect.ask(scope["method"], scope["path"], body)
         async with _until_gone(receive):
@@ -111,7 +110,7 @@ class Forward:
                 raise
             finally:
                 self.scheduler.ended(id)
-                self.ledger.close(entry, loop.time())
+                self.ledger.close(entry, self.scheduler.clock())
                 self._count(entry)
                 self.on_end(entry)
 
@@ -154,7 +153,7 @@ class Forward:
             return
         entry.server, entry.outcome, entry.policy = leaving.server, leaving.outcome, self.scheduler.strategy.policy_name
         entry.held_s, entry.queued_s = leaving.held_s, leaving.queued_s
-        entry.released_at = asyncio.get_running_loop().time()
+        entry.released_at = self.scheduler.clock()
         self.on_release(entry)
         await self._exchange(scope, send, entry.id, leaving.server, body, entry)
 
@@ -231,7 +230,7 @@ class Forward:
 
     def _watch_stream(self, entry: Entry) -> Callable[[bytes], None]:
         reader = EventReader(self.dialect.read_event)
-        clock = asyncio.get_running_loop().time
+        clock = self.scheduler.clock
         counted = [0, 0]  # prompt and output tokens that the engine told; one per prompt of a list, so they add up
 
         def watch(chunk: bytes) -> None:

@@ -33,6 +33,7 @@ class Scheduler:
     Attributes:
         room: whose decisions are carried out.
         strategy: what the room follows, by its names.
+        clock: monotonic seconds; finer than uvloop's, whose `time()` counts milliseconds.
         on_outcome: told each outcome.
         on_group: told how many left together.
         on_fault: told that a policy or a placement raised.
@@ -40,6 +41,7 @@ class Scheduler:
 
     room: Room
     strategy: Strategy
+    clock: Callable[[], float] = time.monotonic
     on_outcome: Callable[[Outcome], None] = lambda outcome: None
     on_group: Callable[[int], None] = lambda size: None
     on_fault: Callable[[], None] = lambda: None
@@ -74,7 +76,7 @@ class Scheduler:
             self._turns.pop(waiting.id, None)
 
     def first_token(self, id: str) -> None:
-        self.room.first_token(id, asyncio.get_running_loop().time())
+        self.room.first_token(id, self.clock())
         self._touch()
 
     def ended(self, id: str) -> None:
@@ -108,14 +110,18 @@ class Scheduler:
 
     def _tick(self) -> None:
         self._ticking = False
-        loop = asyncio.get_running_loop()
-        tick = self.room.tick(loop.time(), time.time())
+        now = self.clock()
+        tick = self.room.tick(now, time.time())
         if tick.fault is not None:
-            self._report(tick.fault, loop.time())
+            self._report(tick.fault, now)
         self._carry_out(tick)
         if self._alarm is not None:
             self._alarm.cancel()
-        self._alarm = None if tick.wake_at is None else loop.call_at(tick.wake_at, self._touch)
+        self._alarm = None if tick.wake_at is None else self._set_alarm(tick.wake_at)
+
+    def _set_alarm(self, at: float) -> asyncio.TimerHandle:
+        loop = asyncio.get_running_loop()
+        return loop.call_at(loop.time() + at - self.clock(), self._touch)
 
     def _carry_out(self, tick: Tick) -> None:
         for leaving in tick.leaving:

@@ -83,7 +83,7 @@ async def test_hugging_face_async() -> None:
 
 async def test_hugging_face_sync() -> None:
     async with engine("tgi", QUICK) as call:
-        client = InferenceClient(call.server.url)
+        client = InferenceClient(call.server.url, provider="hf-inference")
         assert await asyncio.to_thread(client.health_check)
         assert len((await asyncio.to_thread(client.text_generation, "one two", max_new_tokens=4)).split()) == 6
         info = await asyncio.to_thread(client.get_endpoint_info)

@@ -53,10 +53,7 @@ async def never_answer(seen: Seen, writer: asyncio.StreamWriter) -> None:
 
 
 def token(n: int) -> bytes:
-    return (
-        b'data: {"index":%d,"token":{"id":1,"text":"a","special":false},"generated_text":null,"details":null}\n\n'
-        % n
-    )
+    return b'data: {"index":%d,"token":{"id":1,"text":"a","special":false},"generated_text":null,"details":null}\n\n' % n
 
 
 STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"

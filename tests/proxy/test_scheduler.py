@@ -28,7 +28,11 @@ def strategy(name: str, placement: str = "spread", **params: object) -> Strategy
 
 def scheduler(chosen: Strategy, *, servers: int = 1, slots: int | None = None, **room: object) -> Scheduler:
     names = {f"engine-{n}": slots for n in range(servers)}
-    return Scheduler(Room(chosen.policy, chosen.placement, names, **room), chosen)  # type: ignore[arg-type]
+    return Scheduler(Room(chosen.policy, chosen.placement, names, **room), chosen, virtual_now)  # type: ignore[arg-type]
+
+
+def virtual_now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def waiting(id: str, at: float = 0.0, slack: float = 0.0) -> Waiting:
@@ -224,7 +228,7 @@ def test_a_policy_that_raises_costs_nobody_a_request(caplog: pytest.LogCaptureFi
             faults += 1
 
         broken = Strategy(Broken(), strategy("span").placement, "broken", "spread")
-        sched = Scheduler(Room(broken.policy, broken.placement, {"engine-0": None}), broken, on_fault=fault)
+        sched = Scheduler(Room(broken.policy, broken.placement, {"engine-0": None}), broken, virtual_now, on_fault=fault)
         outcomes = []
         for n in range(3):
             outcomes.append((await sched.wait_turn(waiting(f"r{n}", asyncio.get_running_loop().time(), 9.0))).outcome)
