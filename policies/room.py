@@ -235,9 +235,14 @@ class Room:
             self._order += 1
             heappush(self._turns, (-waiting.priority, self._order, ready))
             self._timeouts.append((now + self.queue_timeout_s, ready))
-        if len(self._turns) > 2 * len(self._ready) + SPARE:  # else who gave up is remembered while slots are short
-            self._turns = [turn for turn in self._turns if self._waits(turn[2])]
-            heapify(self._turns)
+        if max(len(self._turns), len(self._timeouts)) > 2 * len(self._ready) + SPARE:
+            self._forget_gone()
+
+    def _forget_gone(self) -> None:
+        """Else who gave up is remembered while slots are short."""
+        self._turns = [turn for turn in self._turns if self._waits(turn[2])]
+        heapify(self._turns)
+        self._timeouts = deque(timeout for timeout in self._timeouts if self._waits(timeout[1]))
 
     def _assign(self, now: float, wall_s: float) -> tuple[list[Leaving], Exception | None]:
         """Give slots to the ready, in order of priority and then of readiness."""

@@ -13,9 +13,10 @@ profile are fitted to measurements (`telemetry/fit.py`).
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from importlib import resources
+from math import inf
 from pathlib import Path
 
 BUILT_IN = "h200-llama8b"
@@ -102,16 +103,37 @@ def parse_profile(text: str, *, where: str) -> StepModel:
     """The step model in a profile's JSON text.
 
     Raises:
-        ValueError: not JSON, or a key is missing, unknown or not a number.
+        ValueError: not JSON, or a key is missing or unknown, or a value is no number that it can be.
     """
     try:
         data = json.loads(text)
         model = data["model"]
         step_s, step_j = Linear(**model.pop("step_s")), Linear(**model.pop("step_j"))
-        return StepModel(step_s=step_s, step_j=step_j, **model)
+        read = StepModel(step_s=step_s, step_j=step_j, **model)
+        if unfit := [f"{key} cannot be {value!r}" for key, value in _flat(asdict(read)) if not _fits(key, value)]:
+            raise TypeError("; ".join(unfit))
+        return read
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         allowed = ", ".join(f.name for f in fields(StepModel))
         raise ValueError(f"profile {where}: {type(error).__name__}: {error}; 'model' holds {allowed}") from error
+
+
+def _flat(values: Mapping[str, object], of: str = "") -> Iterator[tuple[str, object]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{of}{key}.")
+        else:
+            yield of + key, value
+
+
+def _fits(key: str, value: object) -> bool:
+    if key == "name":
+        return isinstance(value, str)
+    if key in ("max_sequences", "max_step_tokens"):
+        return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return 0 < value < inf if key == "step_s.base" else 0 <= value < inf  # steps that take no time would never end
 
 
 def profile_text(model: StepModel, provenance: Mapping[str, object]) -> str:
