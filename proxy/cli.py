@@ -10,7 +10,7 @@ import click
 COMMANDS = {
     "serve": "proxy.serve:command",
     "demo": "bench.demo:command",
-    "engine": "bench.engine:command",
+    "engine": "bench.engine.server:command",
     "load": "bench.load:command",
 }
 

@@ -23,9 +23,9 @@ def modules(folder: str) -> set[str]:
 
 def told(folder: str) -> set[str]:
     """What ARCHITECTURE.md's tree names in a folder."""
-    tree = re.search(r"```\n(proxy/.*?)```", (ROOT / "ARCHITECTURE.md").read_text(), re.S)
+    tree = re.search(r"```\n(proxy/.*?)```", (ROOT / "ARCHITECTURE.md").read_text(), re.DOTALL)
     assert tree is not None
-    block = re.search(rf"^{folder}/.*?(?=^\w|\Z)", tree[1], re.S | re.M)
+    block = re.search(rf"^{folder}/.*?(?=^\w|\Z)", tree[1], re.DOTALL | re.MULTILINE)
     assert block is not None
     names: set[str] = set()
     for line in block[0].splitlines()[1:]:

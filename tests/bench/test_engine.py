@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.driver import Driver, Overloaded
 from bench.engine import SimulatedServer
-from bench.tally import Lag
+from bench.engine.driver import Driver, Overloaded
+from bench.engine.tally import Lag
 from policies.engine import Engine, Job
 from proxy.listen import CannotListen
 from tests.bench.engines import QUICK, SLOW, Caller, engine
@@ -200,7 +200,7 @@ async def test_stopping_drops_whoever_is_there() -> None:
 
 
 async def test_silence_is_filled_with_comments(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.flight.SILENCE_S", 0.02)
+    monkeypatch.setattr("bench.engine.flight.SILENCE_S", 0.02)
     async with engine("tgi", SLOW) as call:
         told = await call.post("/generate_stream", {"inputs": "a", "parameters": {"max_new_tokens": 2}})
     assert told.body.startswith(b":\n\n:\n\n")

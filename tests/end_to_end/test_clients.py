@@ -15,7 +15,6 @@ from text_generation.errors import OverloadedError
 
 from tests.end_to_end.paceline import Running, paceline
 
-
 # by it the simulated engine decides what it says, so that two requests can be told alike
 SAME = {"x-request-id": "same"}
 
@@ -68,7 +67,11 @@ async def test_huggingface_hub() -> None:
     def generate(url: str) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
-            return InferenceClient(url, headers=SAME).text_generation("one two", max_new_tokens=3, details=True).details.generated_tokens
+            return (
+                InferenceClient(url, headers=SAME)
+                .text_generation("one two", max_new_tokens=3, details=True)
+                .details.generated_tokens
+            )
 
     def stream(url: str) -> list[str]:
         return list(InferenceClient(url, headers=SAME).text_generation("one two", max_new_tokens=3, stream=True))
@@ -78,7 +81,9 @@ async def test_huggingface_hub() -> None:
         return answer.choices[0].message.content, answer.usage.completion_tokens
 
     def chat_stream(url: str) -> list[Any]:
-        chunks = InferenceClient(url, headers=SAME).chat_completion([{"role": "user", "content": "one"}], max_tokens=3, stream=True)
+        chunks = InferenceClient(url, headers=SAME).chat_completion(
+            [{"role": "user", "content": "one"}], max_tokens=3, stream=True
+        )
         return [chunk.choices[0].delta.content for chunk in chunks if chunk.choices]
 
     async with paceline() as running:

@@ -8,7 +8,7 @@ from typing import Any
 
 import uvicorn
 
-from bench.wire import Headers
+from bench.engine.wire import Headers
 from proxy.listen import Server, address, listen
 
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bench import words
-from bench.shapes import BOOLEAN, LIST, OBJECT, TEXT, Misfit, Shape, check, optional, required
+from bench.engine import words
+from bench.engine.shapes import BOOLEAN, LIST, OBJECT, TEXT, Misfit, Shape, check, optional, required
 
 COMPLETION_TOKENS = 16
 # vLLM lets a chat that names no length run until the model stops, at most to the end of its context; this model never

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bench.tgi_requests import Ask
+from bench.engine.tgi_requests import Ask
 
 
 class Refused(Exception):

@@ -9,14 +9,14 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from bench import words
-from bench.driver import Driver, Overloaded
-from bench.flight import Flight
-from bench.metrics import vllm_metrics
-from bench.openai_requests import MAX_MODEL_LEN, Ask, Refused, bad_request, read_chat, read_completion, read_tokenize
-from bench.openai_voices import OpenAIVoice, chat_answer, completion_answer, head
-from bench.wire import Exchange, Handler, Headers, attended, relay, strict_json
-from bench.words import Speech
+from bench.engine import words
+from bench.engine.driver import Driver, Overloaded
+from bench.engine.flight import Flight
+from bench.engine.metrics import vllm_metrics
+from bench.engine.openai_requests import MAX_MODEL_LEN, Ask, Refused, bad_request, read_chat, read_completion, read_tokenize
+from bench.engine.openai_voices import OpenAIVoice, chat_answer, completion_answer, head
+from bench.engine.wire import Exchange, Handler, Headers, attended, relay, strict_json
+from bench.engine.words import Speech
 
 STREAM = ((b"content-type", b"text/event-stream; charset=utf-8"),)
 METRICS = ((b"content-type", b"text/plain; version=1.0.0; charset=utf-8"),)

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
-from bench.flight import ClientGone, Flight
+from bench.engine.flight import ClientGone, Flight
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]

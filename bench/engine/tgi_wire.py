@@ -5,14 +5,14 @@ It always generates up to max_new_tokens: stop sequences, grammars and tools are
 
 from __future__ import annotations
 
-from bench import words
-from bench.driver import Driver
-from bench.metrics import tgi_metrics
-from bench.tgi_generation import Generation
-from bench.tgi_http import CORS, Rejected, error_body, read, read_json
-from bench.tgi_requests import read_generate
-from bench.tgi_validation import Limits, Refused
-from bench.wire import Exchange, Handler, Headers
+from bench.engine import words
+from bench.engine.driver import Driver
+from bench.engine.metrics import tgi_metrics
+from bench.engine.tgi_generation import Generation
+from bench.engine.tgi_http import CORS, Rejected, error_body, read, read_json
+from bench.engine.tgi_requests import read_generate
+from bench.engine.tgi_validation import Limits, Refused
+from bench.engine.wire import Exchange, Handler, Headers
 
 PLAIN = (b"content-type", b"text/plain; charset=utf-8")
 PREFLIGHT = ((b"access-control-allow-methods", b"GET,POST"), (b"access-control-allow-headers", b"content-type"))

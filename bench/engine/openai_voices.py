@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from bench.openai_requests import Ask
-from bench.wire import DONE, EVENT, encode
-from bench.words import WORDS, Speech
+from bench.engine.openai_requests import Ask
+from bench.engine.wire import DONE, EVENT, encode
+from bench.engine.words import WORDS, Speech
 
 _CONTENTS = [encode(word)[1:-1] for word in WORDS]
 _CONTENT, _USAGE = "\0", "\1"  # stand for a token's text and the counts so far

@@ -18,12 +18,12 @@ from typing import Any, Self
 
 import click
 
-from bench.driver import Driver
-from bench.engine_openai import OpenAIWire
-from bench.engine_tgi import TgiWire
-from bench.flight import ClientGone
-from bench.listener import Listener
-from bench.wire import Exchange, Receive, Send
+from bench.engine.driver import Driver
+from bench.engine.flight import ClientGone
+from bench.engine.listener import Listener
+from bench.engine.openai_wire import OpenAIWire
+from bench.engine.tgi_wire import TgiWire
+from bench.engine.wire import Exchange, Receive, Send
 from proxy.listen import CannotListen
 from telemetry.cost import BUILT_IN, StepModel, load_profile
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from bench.driver import Driver
-from bench.flight import Flight
-from bench.shapes import Misfit
-from bench.tgi_requests import Ask
-from bench.tgi_validation import Refused
-from bench.wire import DONE, EVENT, JSON, Exchange, TooLarge, encode, strict_json
+from bench.engine.driver import Driver
+from bench.engine.flight import Flight
+from bench.engine.shapes import Misfit
+from bench.engine.tgi_requests import Ask
+from bench.engine.tgi_validation import Refused
+from bench.engine.wire import DONE, EVENT, JSON, Exchange, TooLarge, encode, strict_json
 
 CORS = (
     (b"vary", b"origin, access-control-request-method, access-control-request-headers"),

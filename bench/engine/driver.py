@@ -13,9 +13,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from bench.counter import Counter
-from bench.flight import Flight, Track
-from bench.tally import LARGEST_LAG, Lag, Tally
+from bench.engine.counter import Counter
+from bench.engine.flight import Flight, Track
+from bench.engine.tally import LARGEST_LAG, Lag, Tally
 from policies.engine import Engine, Finished, Job, Step
 from telemetry.cost import StepModel
 

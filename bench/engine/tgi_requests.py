@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench import words
-from bench.shapes import BOOLEAN, LIST, NUMBER, OBJECT, TEXT, TEXTS, WHOLE, Misfit, Shape, check, optional, required
+from bench.engine import words
+from bench.engine.shapes import BOOLEAN, LIST, NUMBER, OBJECT, TEXT, TEXTS, WHOLE, Misfit, Shape, check, optional, required
 
 DEFAULT_NEW_TOKENS = 100  # of `generate` and of a chat
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from bench import words
-from bench.tgi_requests import Ask
-from bench.wire import DONE, EVENT, encode
-from bench.words import LOGPROBS, TOKEN_IDS, WORDS, Speech
+from bench.engine import words
+from bench.engine.tgi_requests import Ask
+from bench.engine.wire import DONE, EVENT, encode
+from bench.engine.words import LOGPROBS, TOKEN_IDS, WORDS, Speech
 
 FINGERPRINT = "3.3.6-dev0-native"
 SILENCE = b":\n\n"

@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from bench.driver import Driver, Overloaded
-from bench.flight import Flight
-from bench.tgi_http import CORS, STREAM, answer_headers, error_body, openai_error_event, read, read_json
-from bench.tgi_requests import Ask, read_chat, read_completion, read_generate
-from bench.tgi_validation import OVERLOADED, Limits, Refused, validate
-from bench.tgi_voices import ChatVoice, CompletionVoice, GenerateVoice, answer, head, usage
-from bench.wire import EVENT, Exchange, Voice, attended, encode, relay
-from bench.words import Speech
+from bench.engine.driver import Driver, Overloaded
+from bench.engine.flight import Flight
+from bench.engine.tgi_http import CORS, STREAM, answer_headers, error_body, openai_error_event, read, read_json
+from bench.engine.tgi_requests import Ask, read_chat, read_completion, read_generate
+from bench.engine.tgi_validation import OVERLOADED, Limits, Refused, validate
+from bench.engine.tgi_voices import ChatVoice, CompletionVoice, GenerateVoice, answer, head, usage
+from bench.engine.wire import EVENT, Exchange, Voice, attended, encode, relay
+from bench.engine.words import Speech
 
 
 class Generation:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from bench.driver import Driver
+from bench.engine.driver import Driver
 
 
 def tgi_metrics(driver: Driver) -> bytes:
