@@ -132,6 +132,7 @@ def _tell(app: App) -> None:
     scheduler.on_outcome = lambda outcome: telemetry.released(outcome.value, scheduler.strategy.policy_name)
     scheduler.on_group = lambda size: telemetry.group(size, scheduler.strategy.policy_name)
     scheduler.on_fault = lambda: telemetry.fault(scheduler.strategy.policy_name)
+    scheduler.on_tick = telemetry.tick
     # later, so that no response waits for its own statistics
     forward.on_end = lambda entry: later(ended, entry)
     if energy is not None:

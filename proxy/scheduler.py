@@ -37,6 +37,7 @@ class Scheduler:
         on_outcome: told each outcome.
         on_group: told how many left together.
         on_fault: told that a policy or a placement raised.
+        on_tick: told how many seconds a decision for all took.
     """
 
     room: Room
@@ -45,6 +46,7 @@ class Scheduler:
     on_outcome: Callable[[Outcome], None] = lambda outcome: None
     on_group: Callable[[int], None] = lambda size: None
     on_fault: Callable[[], None] = lambda: None
+    on_tick: Callable[[float], None] = lambda seconds: None
     outcomes: dict[str, int] = field(default_factory=lambda: {outcome.value: 0 for outcome in Outcome})
     _turns: dict[str, asyncio.Future[Leaving]] = field(default_factory=dict)
     _ticking: bool = False
@@ -118,6 +120,7 @@ class Scheduler:
         if self._alarm is not None:
             self._alarm.cancel()
         self._alarm = None if tick.wake_at is None else self._set_alarm(tick.wake_at)
+        self.on_tick(self.clock() - now)
 
     def _set_alarm(self, at: float) -> asyncio.TimerHandle:
         loop = asyncio.get_running_loop()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from contextlib import contextmanager
+from io import BytesIO
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 Headers = Sequence[tuple[bytes, bytes]]
 
 # What a client library would add by itself; a proxy adds nothing.
+LARGE_BODY = 1 << 20
 _NOTHING_AUTOMATIC = frozenset({"User-Agent", "Accept", "Accept-Encoding", "Content-Type"})
 
 
@@ -124,9 +126,11 @@ class Client:
             UpstreamError: see the module's docstring. Cancellation closes the connection.
         """
         text = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers]
+        # the library warns of large byte strings, and takes the same bytes as a file without a copy
+        data = BytesIO(body) if isinstance(body, bytes) and len(body) > LARGE_BODY else body
         with _as_upstream_errors(url):
             response = await self._session.request(
-                method, URL(url, encoded=True), headers=text, data=body, allow_redirects=False
+                method, URL(url, encoded=True), headers=text, data=data, allow_redirects=False
             )
         return Answer(url, response)
 

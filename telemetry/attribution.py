@@ -1,7 +1,8 @@
 """Pure: one counter interval and the timelines of who was there -> joules per request, idle and unattributed.
 
-Time is cut wherever a request joins, gets its first token or leaves, so that membership is constant in each cut. In a cut
-of S estimated steps with B participants, prefilling ones included, the step model charges each
+The requests of one server are one batch. Its time is cut wherever one of them joins, gets its first token or leaves, so
+that membership is constant in each cut. In a cut of S estimated steps with B participants, prefilling ones included, the
+step model charges each
 
     S * e_base / B  +  n * e_sequence  +  p * e_prompt_token  +  c * e_context_token
 
@@ -12,7 +13,7 @@ model's cost: the base is needed by every participant alike, and each adds its o
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from math import inf
@@ -21,17 +22,20 @@ from telemetry.cost import StepModel
 from telemetry.ledger import Entry
 from telemetry.snapshot import Interval
 
+Prefill = tuple[tuple[float, float, float], ...]  # pieces: from, to, and the prompt tokens computed evenly in between
+
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
     """When a request was in which phase, and when its tokens were seen; monotonic seconds.
 
     Attributes:
-        first: its first token; later than `left` if none came. Until then it prefills.
+        first: its first token; infinity while none is known. Until then it prefills.
         left: infinity while it runs.
-        prefill_s: how long its prompt takes or is estimated to take.
+        prefill: how its prompt was computed, or is estimated to be.
         earlier_tokens: output tokens before those of `seen`.
         seen: instants of its tokens; None when it was not streamed, so that it is taken to get one a step.
+        server: whose batch it is in.
     """
 
     id: str
@@ -39,34 +43,53 @@ class Timeline:
     first: float
     left: float
     prompt_tokens: int
-    prefill_s: float
+    prefill: Prefill
     earlier_tokens: int
     seen: Sequence[float] | None
+    server: str = ""
 
     @classmethod
-    def of(cls, entry: Entry, model: StepModel) -> Timeline:
-        """What is known of a request now; what is not is estimated by the step model."""
+    def of(cls, entry: Entry, model: StepModel, blind_until: float = -inf) -> Timeline:
+        """What is known of a request now; what is not is estimated by the step model.
+
+        Args:
+            entry: a request that has left to its server.
+            model: estimates how long its prompt takes.
+            blind_until: up to here it has been settled without its first token being known.
+        """
         assert entry.released_at is not None
         joined, left = entry.released_at, entry.ended_at if entry.ended_at is not None else inf
-        estimate = model.first_token_s(entry.prompt_tokens)
+        estimated = joined + model.first_token_s(entry.prompt_tokens)
         if entry.streamed:
             first = entry.first_token_at if entry.first_token_at is not None else inf
             seen = [at for at, count in entry.tokens for _ in range(count)]
-            earlier = entry.settled_tokens
         else:
-            first, seen, earlier = min(joined + estimate, left), None, 0
-        prefill_s = first - joined if first < inf else estimate
-        return cls(entry.id, joined, first, left, entry.prompt_tokens, max(prefill_s, 1e-9), earlier, seen)
+            first, seen = min(estimated, left), None
+        prefill = _prefill(joined, estimated, first, blind_until, entry.prompt_tokens)
+        return cls(entry.id, joined, first, left, entry.prompt_tokens, prefill, entry.settled_tokens, seen, entry.server)
 
-    def tokens(self, start: float, end: float) -> int:
-        """Tokens seen after `start` and no later than `end`."""
-        return 0 if self.seen is None else bisect_right(self.seen, end) - bisect_right(self.seen, start)
-
-    def context(self, at: float, model: StepModel) -> float:
-        """Tokens in its context at an instant."""
+    def output(self, at: float, model: StepModel) -> float:
+        """Output tokens up to an instant; without a stream, those of an unhindered one."""
         if self.seen is None:
-            return self.prompt_tokens + max(at - self.first, 0.0) / model.step_s.base
-        return self.prompt_tokens + self.earlier_tokens + bisect_right(self.seen, at)
+            return max(at - self.first, 0.0) / model.step_s.base
+        return self.earlier_tokens + bisect_right(self.seen, at)
+
+    def prompt(self, start: float, end: float) -> float:
+        """Prompt tokens computed between two instants. All pieces together never exceed the prompt."""
+        return sum(
+            tokens * max(min(end, until) - max(start, since), 0.0) / (until - since) for since, until, tokens in self.prefill
+        )
+
+
+def _prefill(joined: float, estimated: float, first: float, blind_until: float, tokens: int) -> Prefill:
+    """Evenly from joining to the first token; what was settled before that was known stays as it was estimated."""
+    if first == inf:
+        return ((joined, max(estimated, joined + 1e-9), tokens),)
+    if blind_until <= joined:
+        return ((joined, max(first, joined + 1e-9), tokens),)
+    part = min((blind_until - joined) / max(estimated - joined, 1e-9), 1.0)
+    settled = (joined, min(blind_until, max(estimated, joined + 1e-9)), tokens * part)
+    return (settled, (blind_until, first, tokens * (1 - part))) if first > blind_until else (settled,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +110,7 @@ class Settlement:
 
 
 def settle(
-    interval: Interval, timelines: Sequence[Timeline], model: StepModel, idle_power_w: float, *, devices: int = 1
+    interval: Interval, timelines: Iterable[Timeline], model: StepModel, idle_power_w: float, *, devices: int = 1
 ) -> Settlement:
     """Split one interval of one device's counter.
 
@@ -105,17 +128,14 @@ def settle(
     idle_uj = min(interval.energy_uj, round(idle_power_w * interval.seconds * 1e6))
     active_uj = interval.energy_uj - idle_uj
     there = [t for t in timelines if t.joined < interval.end_s and t.left > interval.start_s]
-    parts = _weigh(interval, there, model)
-    modelled_uj = sum(parts.values()) * 1e6 / devices
-    charged_uj = min(active_uj, int(modelled_uj * (1 + model.band)))
-    amounts = apportion(charged_uj, list(parts.values()))
-    if sum(amounts) < charged_uj:  # nobody to charge
-        charged_uj = 0
+    joules = _weigh(interval, there, model)
+    wholes = [before + after for before, after in joules.values()]
+    charged_uj = min(active_uj, int(sum(wholes) * 1e6 / devices * (1 + model.band)))
     shares = {timeline.id: Share() for timeline in there}
-    for (id, prefill), amount in zip(parts, amounts, strict=True):
-        share = shares[id]
-        shares[id] = Share(share.active_uj + amount, share.prefill_uj + (amount if prefill else 0))
-    return Settlement(shares, idle_uj, active_uj - charged_uj)
+    for (id, (before, after)), amount in zip(joules.items(), apportion(charged_uj, wholes), strict=True):
+        shares[id] = Share(amount, round(amount * (before / (before + after))) if amount else 0)
+    requests_uj = sum(share.active_uj for share in shares.values())
+    return Settlement(shares, idle_uj, active_uj - requests_uj)
 
 
 def apportion(total: int, weights: Sequence[float]) -> list[int]:
@@ -128,15 +148,19 @@ def apportion(total: int, weights: Sequence[float]) -> list[int]:
     return [after - before for before, after in pairwise(marks)]
 
 
-def _weigh(interval: Interval, timelines: Sequence[Timeline], model: StepModel) -> dict[tuple[str, bool], float]:
-    """Modelled joules of each request in the interval, before its first token and after."""
-    parts: dict[tuple[str, bool], float] = {}
-    for start, end in pairwise(_edges(interval, timelines)):
-        members = [t for t in timelines if t.joined <= start and t.left >= end]
-        for member, joules in zip(members, weights(start, end, members, model), strict=True):
-            key = (member.id, member.first > start)
-            parts[key] = parts.get(key, 0.0) + joules
-    return parts
+def _weigh(interval: Interval, timelines: Sequence[Timeline], model: StepModel) -> dict[str, tuple[float, float]]:
+    """Modelled joules of each request in the interval: before its first token, and after."""
+    joules = {timeline.id: (0.0, 0.0) for timeline in timelines}
+    batches: dict[str, list[Timeline]] = {}
+    for timeline in timelines:
+        batches.setdefault(timeline.server, []).append(timeline)
+    for batch in batches.values():
+        for start, end in pairwise(_edges(interval, batch)):
+            members = [t for t in batch if t.joined <= start and t.left >= end]
+            for member, more in zip(members, weights(start, end, members, model), strict=True):
+                before, after = joules[member.id]
+                joules[member.id] = (before + more, after) if member.first > start else (before, after + more)
+    return joules
 
 
 def _edges(interval: Interval, timelines: Sequence[Timeline]) -> list[float]:
@@ -145,17 +169,17 @@ def _edges(interval: Interval, timelines: Sequence[Timeline]) -> list[float]:
 
 
 def weights(start: float, end: float, members: Sequence[Timeline], model: StepModel) -> list[float]:
-    """Each member's modelled joules in a cut; see the module's docstring for the formula."""
-    if not members:
-        return []
-    prompts = [_prompt_tokens(member, start, end) for member in members]
-    contexts = [member.context(start, model) for member in members]
-    steps = _steps(start, end, members, prompts, contexts, model)
-    energy = model.step_j
-    joules = []
-    for member, prompt, context in zip(members, prompts, contexts, strict=True):
-        tokens: float = member.tokens(start, end) if member.seen is not None else steps if member.first <= start else 0.0
-        read = tokens * (context + tokens / 2) if member.first <= start else 0.0
+    """Modelled joules of each member of one batch in a cut; see the module's docstring for the formula."""
+    before = [member.output(start, model) for member in members]
+    prompts = [member.prompt(start, end) if member.first > start else 0.0 for member in members]
+    seen = [None if m.seen is None else m.output(end, model) - had for m, had in zip(members, before, strict=True)]
+    steps = _steps(end - start, [m.first <= start for m in members], seen, prompts, before, members, model)
+    energy, joules = model.step_j, []
+    for member, tokens, prompt, had in zip(members, seen, prompts, before, strict=True):
+        decodes = member.first <= start
+        if tokens is None:  # not streamed: its first token ends the prefill, then it gets one a step
+            tokens = steps if decodes else float(member.first == end)
+        read = tokens * (member.prompt_tokens + had + tokens / 2) if decodes else 0.0
         joules.append(
             steps * energy.base / len(members)
             + tokens * energy.per_sequence
@@ -165,30 +189,22 @@ def weights(start: float, end: float, members: Sequence[Timeline], model: StepMo
     return joules
 
 
-def _prompt_tokens(member: Timeline, start: float, end: float) -> float:
-    """Prompt tokens computed in the cut, spread evenly over its prefill."""
-    overlap = min(end, member.first, member.joined + member.prefill_s) - start
-    return member.prompt_tokens * max(overlap, 0.0) / member.prefill_s if member.first > start else 0.0
-
-
 def _steps(
-    start: float,
-    end: float,
-    members: Sequence[Timeline],
+    seconds: float,
+    decodes: Sequence[bool],
+    seen: Sequence[float | None],
     prompts: Sequence[float],
-    contexts: Sequence[float],
+    outputs: Sequence[float],
+    members: Sequence[Timeline],
     model: StepModel,
 ) -> float:
     """Steps in the cut: a stream that decodes gets one token a step; without one, as many as the model has time for."""
-    streams = [member.tokens(start, end) for member in members if member.seen is not None and member.first <= start]
+    streams = [tokens for decoding, tokens in zip(decodes, seen, strict=True) if decoding and tokens is not None]
     if streams:
-        return float(max(streams))
-    decoding = [context for member, context in zip(members, contexts, strict=True) if member.first <= start]
-    seconds = model.step_s
-    each = seconds.base + seconds.per_sequence * len(decoding) + seconds.per_context_token * sum(decoding)
-    steps = max((end - start - seconds.per_prompt_token * sum(prompts)) / each, 0.0)
+        return max(streams)
+    contexts = [m.prompt_tokens + had for m, decoding, had in zip(members, decodes, outputs, strict=True) if decoding]
+    cost = model.step_s
+    each = cost.base + cost.per_sequence * len(contexts) + cost.per_context_token * sum(contexts)
     # a prompt takes a step at the least, however long its tokens take
-    at_least = max(
-        ((end - start) / m.prefill_s for m in members if m.first > start and start < m.joined + m.prefill_s), default=0.0
-    )
-    return max(steps, at_least)
+    at_least = max((p / m.prompt_tokens for p, m in zip(prompts, members, strict=True) if p > 0), default=0.0)
+    return max((seconds - cost.per_prompt_token * sum(prompts)) / each, at_least)

@@ -16,13 +16,13 @@ COMPLETION_TOKENS, CHAT_TOKENS = 16, 512
 _TEXT = re.compile(rb'"(?:content|text|reasoning_content|reasoning|arguments)"\s*:\s*"[^"]')
 
 
-def read_chat(data: Mapping[str, Any]) -> Ask:
+def read_chat(data: Mapping[str, Any], *, default_tokens: int = CHAT_TOKENS) -> Ask:
     return Ask(
         operation="chat",
         streamed=data.get("stream") is True,
         prompt_tokens=estimated_tokens(data.get("messages")),
         prompt_estimated=True,
-        max_new_tokens=count(data.get("max_completion_tokens"), count(data.get("max_tokens"), CHAT_TOKENS))
+        max_new_tokens=count(data.get("max_completion_tokens"), count(data.get("max_tokens"), default_tokens))
         * count(data.get("n"), 1),
         model=str(data.get("model") or ""),
         service_tier=str(data.get("service_tier") or ""),

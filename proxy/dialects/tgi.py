@@ -33,6 +33,11 @@ def read_generate_stream(data: Mapping[str, Any]) -> Ask:
     return _read_generate(data, streamed=True)
 
 
+def read_chat(data: Mapping[str, Any]) -> Ask:
+    """As OpenAI's, but TGI ignores `n`."""
+    return openai.read_chat({**data, "n": 1}, default_tokens=DEFAULT_NEW_TOKENS)
+
+
 def read_compatible(data: Mapping[str, Any]) -> Ask:
     """POST /: the body says whether the answer streams."""
     return _read_generate(data, streamed=data.get("stream") is True)
@@ -42,7 +47,7 @@ def read_invocation(data: Mapping[str, Any]) -> Ask:
     """SageMaker's route takes any of three bodies."""
     if "inputs" in data:
         return read_compatible(data)
-    return openai.read_chat(data) if "messages" in data else openai.read_completion(data)
+    return read_chat(data) if "messages" in data else openai.read_completion(data)
 
 
 def read_vertex(data: Mapping[str, Any]) -> Ask:
@@ -118,7 +123,7 @@ TGI = Dialect(
         "/": read_compatible,
         "/generate": read_generate,
         "/generate_stream": read_generate_stream,
-        "/v1/chat/completions": openai.read_chat,
+        "/v1/chat/completions": read_chat,
         "/v1/completions": openai.read_completion,
         "/invocations": read_invocation,
         "/vertex": read_vertex,
