@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import permutations
 from math import inf
 
@@ -24,11 +25,11 @@ def interval(start: float, end: float, energy_uj: int) -> Interval:
 def decoding(id: str, tokens: int, prompt: int) -> Timeline:
     """A stream that decodes all through the cut from 0 to 1, its tokens evenly spread."""
     seen = [(n + 1) / tokens for n in range(tokens)]
-    return Timeline(id, -1.0, -0.5, inf, prompt, 0.5, 0, seen)
+    return Timeline(id, -1.0, -0.5, inf, prompt, ((-1.0, -0.5, prompt),), 0, seen)
 
 
 def prefilling(id: str, prompt: int) -> Timeline:
-    return Timeline(id, -0.5, inf, inf, prompt, 2.0, 0, [])
+    return Timeline(id, -0.5, inf, inf, prompt, ((-0.5, 1.5, prompt),), 0, [])
 
 
 def cost(coalition: list[tuple[int, float, float]], steps: int) -> float:
@@ -62,7 +63,7 @@ timelines = st.builds(
         joined + prefill if prefill < 1.5 else inf,
         inf if running else joined + prefill + decode,
         prompt,
-        max(min(prefill, 1.5), 1e-9),
+        ((joined, joined + max(min(prefill, 1.5), 1e-9), prompt),),
         0,
         sorted(joined + prefill + at * decode for at in tokens) if streamed else None,
     ),
@@ -131,14 +132,26 @@ def test_when_less_was_counted_requests_share_what_was_counted() -> None:
 
 def test_equal_requests_get_equal_joules_whatever_the_cuts() -> None:
     one, other = decoding("a", 20, 100), decoding("b", 20, 100)
-    passing = Timeline("c", 0.31, 0.42, 0.77, 300, 0.11, 0, [0.42, 0.5, 0.77])
+    passing = Timeline("c", 0.31, 0.42, 0.77, 300, ((0.31, 0.42, 300),), 0, [0.42, 0.5, 0.77])
     result = settle(interval(0, 1, 90_000_000), [one, passing, other], MODEL, 50.0)
     assert abs(result.shares["a"].active_uj - result.shares["b"].active_uj) <= 3
 
 
 def test_before_the_first_token_is_prefill() -> None:
-    member = Timeline("a", 0.0, 0.5, 1.0, 1000, 0.5, 0, [0.5, 0.75, 1.0])
+    member = Timeline("a", 0.0, 0.5, 1.0, 1000, ((0.0, 0.5, 1000),), 0, [0.5, 0.75, 1.0])
     share = settle(interval(0, 1, 150_000_000), [member], MODEL, 50.0).shares["a"]
     assert 0 < share.prefill_uj < share.active_uj
     assert settle(interval(0, 0.5, 75_000_000), [member], MODEL, 50.0).shares["a"].prefill_uj > 0
     assert settle(interval(0.5, 1, 75_000_000), [member], MODEL, 50.0).shares["a"].prefill_uj == 0
+
+
+def test_servers_of_one_device_do_not_share_steps() -> None:
+    """Each server reads its own weights: two of them, one request each, cost twice what one costs with one."""
+    one, other = decoding("a", 10, 100), replace(decoding("b", 10, 100), server="other")
+    alone = weights(0.0, 1.0, [one], MODEL)[0]
+    together = weights(0.0, 1.0, [one, decoding("b", 10, 100)], MODEL)[0]
+    energy_uj = 50_000_000 + round(2 * alone * 1e6)
+    apart = settle(interval(0, 1, energy_uj), [one, other], MODEL, 50.0)
+    assert apart.shares["a"].active_uj == pytest.approx(alone * 1e6, abs=2)
+    assert together < alone
+    assert apart.unattributed_uj == 0
