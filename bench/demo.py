@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,52 +16,14 @@ from typing import Any
 import click
 import httpx
 
+from bench.demo_phases import Phase, Watched, phases
+from bench.demo_screen import Screen
 from bench.processes import Child, Ports, ProcessFailed, engine, proxy
 from telemetry.cost import BUILT_IN
 
 POLL_S = 0.25
 CALM_S = 0.6  # before each phase, so that it begins with idle engines
 VOID_LAG = 0.05
-
-
-@dataclass(frozen=True, slots=True)
-class Phase:
-    """One run of one load under one strategy."""
-
-    name: str
-    title: str
-    strategy: Mapping[str, Any]
-    load: tuple[str, ...]
-    engines: int
-
-
-@dataclass(slots=True)
-class Watched:
-    """What is seen of a phase while it runs: seconds since its start and watts of all engines."""
-
-    phase: Phase
-    began_at: float = 0.0
-    power: list[tuple[float, float]] = field(default_factory=list)
-    status: Mapping[str, Any] = field(default_factory=dict)
-    report: dict[str, Any] | None = None
-
-
-def phases(seed: int, *, quick: bool) -> list[Phase]:
-    """Two comparisons; within each, the load is the same to the byte."""
-    span_s, pack_s = (4, 3) if quick else (11, 6)
-    lengths = ("--prompt-tokens", "256", "--output-tokens", "128", "--seed", str(seed))
-    mixed = ("--rate", "2.4", "--duration", str(span_s), "--tiers", "flex=0.85,interactive=0.15", "--max-hold", "flex=3")
-    plain = ("--rate", "6", "--duration", str(pack_s))
-
-    def under(policy: str, placement: str) -> dict[str, Any]:
-        return {"policy": {"name": policy}, "placement": {"name": placement}}
-
-    return [
-        Phase("straight", "straight through", under("passthrough", "spread"), (*mixed, *lengths), 1),
-        Phase("span", "span", under("span", "spread"), (*mixed, *lengths), 1),
-        Phase("spread", "4 spread", under("passthrough", "spread"), (*plain, *lengths), 4),
-        Phase("pack", "4 packed", under("passthrough", "pack"), (*plain, *lengths), 4),
-    ]
 
 
 @click.command("demo", short_help="see scheduling save energy, in under a minute")
@@ -76,8 +38,6 @@ def phases(seed: int, *, quick: bool) -> list[Phase]:
 @click.option("--quick", is_flag=True, help="Shorter phases, larger noise.")
 def command(out: Path, seed: int, quick: bool) -> None:
     """Send the same traffic to simulated H200 engines straight through and scheduled, and compare joules and waits."""
-    from bench.demo_screen import Screen
-
     plan = phases(seed, quick=quick)
     with Screen(plan) as screen:
         try:

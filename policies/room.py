@@ -20,9 +20,8 @@ from math import inf
 from types import MappingProxyType
 
 from policies.base import InFlight, Outcome, Placement, Policy, ServerView, View, Waiting
+from policies.held import SPARE, Held
 from telemetry.snapshot import UNKNOWN, Snapshot
-
-SPARE = 64  # entries of a heap whose requests are gone, before it is cleaned
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,63 +43,6 @@ class Tick:
     expired: Sequence[Waiting] = ()
     wake_at: float | None = None
     fault: Exception | None = None
-
-
-class Held:
-    """The held requests: in order of arrival, with their sums and earliest deadline always at hand."""
-
-    def __init__(self) -> None:
-        self._by_id: dict[str, Waiting] = {}
-        self._deadlines: list[tuple[float, int, Waiting]] = []  # heap; some in it are gone
-        self._order = 0
-        self.prompt_tokens = 0
-        self.max_new_tokens = 0
-
-    def __len__(self) -> int:
-        return len(self._by_id)
-
-    def __iter__(self) -> Iterator[Waiting]:
-        return iter(self._by_id.values())
-
-    def __contains__(self, id: object) -> bool:
-        return id in self._by_id
-
-    @property
-    def earliest_deadline(self) -> float:
-        heap = self._deadlines
-        while heap and not self._holds(heap[0][2]):
-            heappop(heap)
-        return heap[0][0] if heap else inf
-
-    @property
-    def oldest_arrival(self) -> float:
-        return next((waiting.arrived_at for waiting in self), inf)
-
-    def add(self, waiting: Waiting) -> None:
-        self._by_id[waiting.id] = waiting
-        self._order += 1
-        heappush(self._deadlines, (waiting.deadline, self._order, waiting))
-        self.prompt_tokens += waiting.prompt_tokens
-        self.max_new_tokens += waiting.max_new_tokens
-
-    def remove(self, id: str) -> Waiting | None:
-        waiting = self._by_id.pop(id, None)
-        if waiting is not None:
-            self.prompt_tokens -= waiting.prompt_tokens
-            self.max_new_tokens -= waiting.max_new_tokens
-            if len(self._deadlines) > 2 * len(self) + SPARE:  # else who leaves early is remembered until his deadline
-                self._deadlines = [turn for turn in self._deadlines if self._holds(turn[2])]
-                heapify(self._deadlines)
-        return waiting
-
-    def due(self, now: float) -> Iterator[str]:
-        """Ids whose deadline has come; remove each before asking for the next."""
-        while self.earliest_deadline <= now:
-            yield self._deadlines[0][2].id
-
-    def _holds(self, waiting: Waiting) -> bool:
-        # not by its id, which may have come back with another deadline
-        return self._by_id.get(waiting.id) is waiting
 
 
 @dataclass(frozen=True, slots=True)

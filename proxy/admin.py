@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastapi import FastAPI, HTTPException, Response
 from pydantic import BaseModel, ConfigDict
 
 from policies.strategy import UnknownStrategy, build
+from proxy.app import App
 from proxy.config import Named
-
-if TYPE_CHECKING:
-    from proxy.app import App
 
 
 class Change(BaseModel):

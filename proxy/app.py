@@ -11,10 +11,8 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 
 import httpx
-from fastapi import FastAPI
 
 from policies.room import Room
-from proxy.admin import create_admin
 from proxy.config import Config
 from proxy.dialects import DIALECTS
 from proxy.energy import Energy, create_energy
@@ -43,7 +41,6 @@ class App:
     forward: Forward
     energy: Energy | None  # None: there is no meter, so energy is unknown
     telemetry: Telemetry
-    admin: FastAPI = field(init=False)
     found: Found | None = None
     _background: list[asyncio.Task[None]] = field(default_factory=list)
 
@@ -116,7 +113,6 @@ def create_app(config: Config, environ: Mapping[str, str]) -> App:
     telemetry = Telemetry.start(lambda: _gauges(room, energy), environ, version=version("paceline"))
     app = App(config, ledger, scheduler, client, forward, energy, telemetry)
     _tell(app)
-    app.admin = create_admin(app)
     return app
 
 

@@ -6,10 +6,8 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 from uuid import uuid4
 
 from policies.base import Outcome, Waiting
@@ -17,23 +15,15 @@ from proxy.agreement import PRIORITIES, slack_s, tier_of
 from proxy.config import Config
 from proxy.dialects import TGI, Dialect
 from proxy.dialects.base import Ask, generates
-from proxy.dialects.events import EventReader
 from proxy.scheduler import Refused, Scheduler
-from proxy.upstream import Answer, Client, Headers, UpstreamError
+from proxy.upstream import Answer, Client, UpstreamError
+from proxy.watch import watcher
+from proxy.wire import ClientGone, Receive, Scope, Send, body_of, end_to_end, until_gone, url
 from telemetry.cost import StepModel
 from telemetry.ledger import Entry, Ledger
 
 log = logging.getLogger("paceline.forward")
 
-Scope = dict[str, Any]
-Receive = Callable[[], Any]
-Send = Callable[[dict[str, Any]], Any]
-
-# RFC 9110, 7.6.1, and `expect`, which this proxy answers itself by reading the body
-HOP_BY_HOP = frozenset(
-    {b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"proxy-connection", b"te"}
-    | {b"trailer", b"transfer-encoding", b"upgrade", b"expect"}
-)
 # what changes an engine's state for everybody (vLLM's and SGLang's administration)
 ENGINE_ADMIN = frozenset(
     {"/sleep", "/wake_up", "/pause", "/resume", "/abort_requests", "/abort_request", "/release_kv_cache_memory"}
@@ -41,12 +31,6 @@ ENGINE_ADMIN = frozenset(
     | {"/flush_cache", "/reset_prefix_cache", "/load_lora_adapter", "/unload_lora_adapter", "/collective_rpc"}
     | {"/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/update_weights_from_disk", "/load_model", "/reset"}
 )
-# longest answer, not streamed, of which a copy is read for its counts
-LONGEST_ANSWER = 8 << 20
-
-
-class ClientGone(Exception):
-    """The client closed its connection: there is nobody to answer."""
 
 
 @dataclass(slots=True)
@@ -93,9 +77,9 @@ class Forward:
 
     async def _generate(self, scope: Scope, receive: Receive, send: Send, id: str) -> None:
         arrived_at = self.scheduler.clock()
-        body = b"".join([chunk async for chunk in _body(receive)])
+        body = b"".join([chunk async for chunk in body_of(receive)])
         ask = self.dialect.ask(scope["method"], scope["path"], body)
-        async with _until_gone(receive):
+        async with until_gone(receive):
             if ask is None:
                 await self._exchange(scope, send, id, self._upstreams[0], body, None)
                 return
@@ -178,8 +162,8 @@ class Forward:
     async def _pass(self, scope: Scope, receive: Receive, send: Send, id: str) -> None:
         headers = {name for name, _ in scope["headers"]}
         carries_body = b"content-length" in headers or b"transfer-encoding" in headers
-        body = b"".join([chunk async for chunk in _body(receive)])
-        async with _until_gone(receive):
+        body = b"".join([chunk async for chunk in body_of(receive)])
+        async with until_gone(receive):
             await self._exchange(scope, send, id, self._upstreams[0], body if carries_body else None, None)
 
     # --- one exchange with a server -------------------------------------------------------------------------------
@@ -187,7 +171,7 @@ class Forward:
     async def _exchange(self, scope: Scope, send: Send, id: str, server: str, body: bytes | None, entry: Entry | None) -> None:
         """Send the request to a server and relay its answer; an error of the server's becomes one of ours."""
         try:
-            answer = await self.client.open(scope["method"], _url(server, scope), _end_to_end(scope["headers"], b"host"), body)
+            answer = await self.client.open(scope["method"], url(server, scope), end_to_end(scope["headers"], b"host"), body)
         except UpstreamError as error:
             log.warning("request %s: %s", id, error)
             if entry is not None:
@@ -208,59 +192,14 @@ class Forward:
             answer.release()
 
     async def _relay(self, send: Send, id: str, answer: Answer, entry: Entry | None) -> None:
-        headers = [*_end_to_end(answer.headers), (b"x-paceline-request-id", id.encode())]
+        headers = [*end_to_end(answer.headers), (b"x-paceline-request-id", id.encode())]
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-        watch = self._watch(answer, entry)
+        watch = watcher(answer, entry, self.dialect, self.scheduler)
         async for chunk in answer.chunks():
             watch(chunk)
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
         watch(b"")
         await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-    def _watch(self, answer: Answer, entry: Entry | None) -> Callable[[bytes], None]:
-        """What looks at a copy of the answer's chunks; an empty chunk is the end."""
-        if entry is None or answer.status != 200:
-            return lambda chunk: None
-        headers = {name.lower(): value for name, value in answer.headers}
-        if headers.get(b"content-type", b"").startswith(b"text/event-stream"):
-            entry.streamed = True
-            return self._watch_stream(entry)
-        entry.streamed = False
-        return self._watch_answer(entry, headers)
-
-    def _watch_stream(self, entry: Entry) -> Callable[[bytes], None]:
-        reader = EventReader(self.dialect.read_event)
-        clock = self.scheduler.clock
-        counted = [0, 0]  # prompt and output tokens that the engine told; one per prompt of a list, so they add up
-
-        def watch(chunk: bytes) -> None:
-            tokens = 0
-            for event in reader.feed(chunk):
-                tokens += event.tokens
-                entry.error = event.error or entry.error
-                if event.usage is not None:
-                    counted[0] += event.usage.prompt_tokens or 0
-                    counted[1] += event.usage.output_tokens or 0
-            if tokens:
-                if entry.first_token_at is None:
-                    self.scheduler.first_token(entry.id)
-                entry.saw_tokens(clock(), tokens)
-            if not chunk:
-                _use_counts(entry, counted[0], counted[1])
-
-        return watch
-
-    def _watch_answer(self, entry: Entry, headers: dict[bytes, bytes]) -> Callable[[bytes], None]:
-        copy = bytearray()
-
-        def watch(chunk: bytes) -> None:
-            if chunk and len(copy) <= LONGEST_ANSWER:
-                copy.extend(chunk)
-            if not chunk:
-                usage = self.dialect.read_answer(headers, bytes(copy))
-                _use_counts(entry, usage.prompt_tokens or 0, usage.output_tokens or 0)
-
-        return watch
 
     async def _refuse(self, send: Send, id: str, path: str, status: int, text: str, kind: str, *, retry: bool = False) -> None:
         """An error of ours, in the shape that the dialect's clients expect."""
@@ -269,69 +208,3 @@ class Forward:
         headers += [(b"x-paceline-request-id", id.encode())] + ([(b"retry-after", b"1")] if retry else [])
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body, "more_body": False})
-
-
-def _use_counts(entry: Entry, prompt_tokens: int, output_tokens: int) -> None:
-    """The engine's own counts replace estimates; what it did not tell stays an estimate, and says so."""
-    if prompt_tokens:
-        entry.prompt_tokens, entry.prompt_estimated = prompt_tokens, False
-    if output_tokens:
-        entry.output_tokens, entry.output_estimated = output_tokens, False
-
-
-def _url(server: str, scope: Scope) -> str:
-    """The server's URL of a request's path and query, as encoded by the client."""
-    path = scope["raw_path"].decode("latin-1")
-    query = scope["query_string"].decode("latin-1")
-    return f"{server}{path}?{query}" if query else f"{server}{path}"
-
-
-def _end_to_end(headers: Headers, *also: bytes) -> list[tuple[bytes, bytes]]:
-    """Headers without those that concern one connection only (RFC 9110, 7.6.1), and without those named in `also`."""
-    named = {token.strip().lower() for name, value in headers if name.lower() == b"connection" for token in value.split(b",")}
-    drop = HOP_BY_HOP | named | set(also)
-    return [(name, value) for name, value in headers if name.lower() not in drop]
-
-
-async def _body(receive: Receive) -> AsyncIterator[bytes]:
-    """The request's body.
-
-    Raises:
-        ClientGone: the client left before its end.
-    """
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGone
-        yield message.get("body", b"")
-        if not message.get("more_body", False):
-            return
-
-
-@asynccontextmanager
-async def _until_gone(receive: Receive) -> AsyncIterator[None]:
-    """Run the block until its end or until the client leaves, whichever comes first; leaving cancels the block.
-
-    Raises:
-        ClientGone: the client left.
-    """
-    task = asyncio.current_task()
-    assert task is not None
-    gone = False
-
-    async def watch() -> None:
-        nonlocal gone
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        gone = True
-        task.cancel()
-
-    watcher = asyncio.create_task(watch(), name="paceline-client-watch")
-    try:
-        yield
-    except asyncio.CancelledError:
-        if gone and task.uncancel() == 0:
-            raise ClientGone from None
-        raise
-    finally:
-        watcher.cancel()

@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from proxy.admin import create_admin
 from proxy.app import App, create_app
 from proxy.config import Config, ConfigError, load, toml_or_text
 from proxy.listen import CannotListen, address, http_server, listen
@@ -82,7 +83,7 @@ async def serve(config: Config) -> None:
         sys.exit(1)
     app = create_app(config, os.environ)
     await app.start()
-    data, admin = http_server(app.forward, drain_s=config.drain_s), http_server(app.admin, drain_s=1)
+    data, admin = http_server(app.forward, drain_s=config.drain_s), http_server(create_admin(app), drain_s=1)
     running = [asyncio.create_task(server.serve([sock])) for server, sock in zip((data, admin), sockets, strict=True)]
     while not (data.started and admin.started):
         await asyncio.sleep(0.01)

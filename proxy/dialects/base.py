@@ -28,6 +28,11 @@ class Usage:
     prompt_tokens: int | None = None
     output_tokens: int | None = None
 
+    def plus(self, other: Usage) -> Usage:
+        return Usage(
+            (self.prompt_tokens or 0) + (other.prompt_tokens or 0), (self.output_tokens or 0) + (other.output_tokens or 0)
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Event:
@@ -50,6 +55,7 @@ class Dialect:
         routes: what generates, by path: reads a request's body.
         read_event: what the data of one server-sent event tells.
         read_answer: counts in the headers (lower case) and body of an answer that was not streamed.
+        usage_adds_up: a stream tells the counts of each of its prompts apart (TGI), not of all so far.
         error: the body of an error of ours, from path, message and kind.
     """
 
@@ -59,6 +65,7 @@ class Dialect:
     read_event: Callable[[bytes], Event]
     read_answer: Callable[[Mapping[bytes, bytes], bytes], Usage]
     error: Callable[[str, str, str], dict[str, object]]
+    usage_adds_up: bool = False
 
     def ask(self, method: str, path: str, body: bytes) -> Ask | None:
         """What a request asks for; None when it does not generate, or is not readable as what it should be."""
@@ -97,6 +104,14 @@ def _characters(value: object) -> int:
 def count(value: object, default: int) -> int:
     """A positive whole number from a body, else the engine's default."""
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else default
+
+
+def usage_in(data: bytes) -> Usage | None:
+    """OpenAI's `usage` in a JSON text, where there is one."""
+    try:
+        return usage_member(json.loads(data))
+    except (ValueError, AttributeError):
+        return None
 
 
 def usage_member(data: Mapping[str, Any]) -> Usage | None:

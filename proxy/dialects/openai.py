@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from proxy.dialects.base import NOTHING, ONE_TOKEN, Ask, Dialect, Event, Usage, count, estimated_tokens, usage_member
+from proxy.dialects.base import NOTHING, ONE_TOKEN, Ask, Dialect, Event, Usage, count, estimated_tokens, usage_in
 
 # vLLM's default for completions, and what a chat is assumed to be long when it does not say
 COMPLETION_TOKENS, CHAT_TOKENS = 16, 512
@@ -60,15 +60,8 @@ def read_event(data: bytes) -> Event:
         return Event(error=_error_type(data))
     tokens = 1 if _TEXT.search(data) else 0
     if b'"completion_tokens"' in data:
-        return Event(tokens, _usage(data))
+        return Event(tokens, usage_in(data))
     return ONE_TOKEN if tokens else NOTHING
-
-
-def _usage(data: bytes) -> Usage | None:
-    try:
-        return usage_member(json.loads(data))
-    except (ValueError, AttributeError):
-        return None
 
 
 def _error_type(data: bytes) -> str:
@@ -80,10 +73,7 @@ def _error_type(data: bytes) -> str:
 
 
 def read_answer(headers: Mapping[bytes, bytes], body: bytes) -> Usage:
-    try:
-        return usage_member(json.loads(body)) or Usage()
-    except (ValueError, AttributeError):
-        return Usage()
+    return usage_in(body) or Usage()
 
 
 def error(path: str, message: str, kind: str) -> dict[str, object]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from proxy.dialects import openai
-from proxy.dialects.base import NOTHING, ONE_TOKEN, Ask, Dialect, Event, Usage, count, estimated_tokens, usage_member
+from proxy.dialects.base import NOTHING, ONE_TOKEN, Ask, Dialect, Event, Usage, count, estimated_tokens, usage_in
 
 DEFAULT_NEW_TOKENS = 100
 
@@ -70,9 +70,9 @@ def read_event(data: bytes) -> Event:
     if b'"token":{' in data:
         return Event(1, _details(data)) if b'"generated_tokens":' in data else ONE_TOKEN
     if b'"choices":[]' in data:
-        return Event(0, _usage(data))
+        return Event(0, usage_in(data))
     if b'"completion_tokens":' in data:
-        return Event(1, _usage(data))
+        return Event(1, usage_in(data))
     return ONE_TOKEN
 
 
@@ -81,13 +81,6 @@ def _details(data: bytes) -> Usage | None:
         details = json.loads(data)["details"]
         return Usage(details.get("input_length"), details["generated_tokens"])
     except (ValueError, KeyError, TypeError):
-        return None
-
-
-def _usage(data: bytes) -> Usage | None:
-    try:
-        return usage_member(json.loads(data))
-    except (ValueError, AttributeError):
         return None
 
 
@@ -131,4 +124,5 @@ TGI = Dialect(
     read_event=read_event,
     read_answer=read_answer,
     error=error,
+    usage_adds_up=True,
 )

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 
 from bench.engine import SimulatedServer
+from proxy.admin import create_admin
 from proxy.app import App, create_app
 from proxy.config import load
 from tests.serving import served
@@ -45,7 +46,7 @@ async def paceline(dialect: str = "tgi", *, engines: int = 1, speed: float = 1.0
         app = create_app(load(None, {}, flags), {})
         await app.start()
         stack.push_async_callback(app.stop)
-        admin_address = await stack.enter_async_context(served(app.admin))
+        admin_address = await stack.enter_async_context(served(create_admin(app)))
         address = await stack.enter_async_context(served(app.forward))
         admin = await stack.enter_async_context(httpx.AsyncClient(base_url=f"http://{admin_address}", trust_env=False))
         yield Running(f"http://{address}", f"http://{admin_address}", app, behind, admin)

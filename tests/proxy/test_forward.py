@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from proxy.dialects import OPENAI
 from tests.serving import DataPlane, Seen, data_plane, exchange, upstream
 
 PLAIN = (
@@ -336,3 +337,18 @@ async def test_websockets_are_refused_clearly() -> None:
         head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
         writer.close()
     assert head.startswith(b"HTTP/1.1 501 ")
+
+
+async def test_counts_told_in_every_event_are_not_added_up() -> None:
+    def event(n: int) -> bytes:
+        told = b'"usage":{"prompt_tokens":3,"completion_tokens":%d}' % n
+        return b'data: {"choices":[{"index":0,"delta":{"content":"a"}}],%s}\n\n' % told
+
+    async def answer(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        writer.write(STREAM_HEAD + chunk(event(1)) + chunk(event(2)) + chunk(event(3) + b"data: [DONE]\n\n") + b"0\r\n\r\n")
+
+    async with upstream(answer) as server, data_plane(server.address, dialect="openai") as plane:
+        plane.forward.dialect = OPENAI
+        await exchange(plane.address, post("/v1/chat/completions", b'{"messages":[],"stream":true}'))
+        entry = await ended(plane)
+    assert (entry.prompt_tokens, entry.output_tokens, entry.output_estimated) == (3, 3, False)
