@@ -123,6 +123,7 @@ def _tell(app: App) -> None:
     def ended(entry: Entry) -> None:
         telemetry.request_ended(entry)
         if energy is None or not energy.covers(entry):
+            entry.tokens.clear()  # nobody will settle them
             telemetry.request_final(entry)
 
     scheduler.on_outcome = lambda outcome: telemetry.released(outcome.value, scheduler.strategy.policy_name)

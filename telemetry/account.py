@@ -15,6 +15,7 @@ from telemetry.ledger import Entry
 from telemetry.snapshot import Interval
 
 SETTLE_AFTER_S = 0.2  # by then the tokens of an interval have been seen
+LOST_AFTER_S = 60.0  # a meter that has been silent for so long after a request's end will not tell of it
 CALM_S = 1.0  # a device goes on drawing more for a while after its last request
 QUIET_INTERVALS = 50  # of which idle power is the median
 HISTORY = 36_000  # settlements remembered: an hour of one device
@@ -97,15 +98,15 @@ class Account:
         self._pending += intervals
 
     def settle(self, now: float) -> list[Entry]:
-        """Settle what ended long enough ago, once and for all; returns the requests whose energy has become final."""
+        """Settle what ended long enough ago, once and for all; returns the requests of which no more will be known."""
         due = [interval for interval in self._pending if interval.end_s + SETTLE_AFTER_S <= now]
         if not due:
-            return []
+            return self._give_up(now)
         self._pending = [interval for interval in self._pending if interval.end_s + SETTLE_AFTER_S > now]
         timelines = [Timeline.of(entry, self.model) for entry in self._entries.values()]
         for interval in sorted(due, key=lambda interval: interval.end_s):
             self._settle(interval, timelines)
-        return self._forget()
+        return self._forget() + self._give_up(now)
 
     def _settle(self, interval: Interval, timelines: Sequence[Timeline]) -> None:
         device = self._by_device.setdefault(interval.device, _Device())
@@ -154,6 +155,14 @@ class Account:
             entry.settled_tokens += sum(count for _, count in entry.tokens[:settled])
             del entry.tokens[:settled]
         return final
+
+    def _give_up(self, now: float) -> list[Entry]:
+        """A meter that stands still must not keep requests for ever: what is known of them is all that will be."""
+        lost = [e for e in self._entries.values() if e.ended_at is not None and e.ended_at + LOST_AFTER_S <= now]
+        for entry in lost:
+            entry.tokens.clear()
+            del self._entries[entry.id]
+        return lost
 
     # --- what can be seen ---------------------------------------------------------------------------------------
 

@@ -77,6 +77,7 @@ async def test_without_a_meter_energy_is_unknown_and_never_zero(caplog: pytest.L
         status = (await running.admin.get("/status")).json()
         window = await running.admin.get("/energy", params={"since_s": 0, "until_s": 1})
         text = (await running.admin.get("/metrics")).text
+        assert not running.app.ledger.get(id).tokens  # type: ignore[union-attr]
     assert (told["energy"], status["energy"], window.status_code) == (None, None, 404)
     assert not [line for line in text.splitlines() if "energy" in line and not line.startswith("#")]
     assert sum("energy is unknown" in record.message for record in caplog.records) == 1

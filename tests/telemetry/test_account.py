@@ -205,3 +205,16 @@ def test_joules_are_close_to_the_truth(rate: float, streamed: bool, bound: float
     assert median(errors) < bound
     assert charged == pytest.approx(used, rel=0.02)
     assert account.totals.unattributed_uj < 0.02 * account.totals.counted_uj
+
+
+def test_a_meter_that_stands_still_does_not_keep_requests_for_ever() -> None:
+    account, e = Account(H200), entry("a", 0.0)
+    account.join(e)
+    e.saw_tokens(0.05, 1)
+    e.ended_at = 0.5
+    account.add([interval(0.0, 30_000_000)])
+    assert account.settle(1.0) == []
+    assert account.settle(60.0) == []
+    assert account.settle(61.0) == [e]
+    assert (e.energy.final, e.tokens) == (False, [])
+    assert account.settle(62.0) == []
