@@ -16,7 +16,7 @@ from typing import Any
 import click
 import httpx
 
-from bench.demo_phases import Phase, Watched, phases
+from bench.demo_phases import SEED, Phase, Watched, phases
 from bench.demo_screen import Screen
 from bench.processes import Child, Ports, ProcessFailed, engine, proxy
 from telemetry.cost import BUILT_IN
@@ -34,7 +34,7 @@ VOID_LAG = 0.05
     show_default=True,
     help="For report.json and report.png.",
 )
-@click.option("--seed", default=1, show_default=True, help="Decides the traffic.")
+@click.option("--seed", default=SEED, show_default=True, help="Decides the traffic.")
 @click.option("--quick", is_flag=True, help="Shorter phases, larger noise.")
 def command(out: Path, seed: int, quick: bool) -> None:
     """Send the same traffic to simulated H200 engines straight through and scheduled, and compare joules and waits."""

@@ -7,6 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
+# Of the seeds 0 to 39 one whose simulated figures are near their means: grouping saves 1.51 times (mean 1.51, standard
+# deviation 0.17), packing 1.74 (1.83, 0.12), and span takes the latest interactive first token from 18 to 45 ms (to 49).
+SEED = 23
+
+
 @dataclass(frozen=True, slots=True)
 class Phase:
     """One run of one load under one strategy."""
@@ -31,9 +36,9 @@ class Watched:
 
 def phases(seed: int, *, quick: bool) -> list[Phase]:
     """Two comparisons; within each, the load is the same to the byte."""
-    span_s, pack_s = (4, 3) if quick else (11, 6)
+    span_s, pack_s = (4, 3) if quick else (14, 6)
     lengths = ("--prompt-tokens", "256", "--output-tokens", "128", "--seed", str(seed))
-    mixed = ("--rate", "2.4", "--duration", str(span_s), "--tiers", "flex=0.85,interactive=0.15", "--max-hold", "flex=3")
+    mixed = ("--rate", "2.4", "--duration", str(span_s), "--tiers", "flex=0.8,interactive=0.2", "--max-hold", "flex=3")
     plain = ("--rate", "6", "--duration", str(pack_s))
 
     def under(policy: str, placement: str) -> dict[str, Any]:

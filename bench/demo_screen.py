@@ -115,11 +115,20 @@ def conclusions(report: Mapping[str, Any]) -> list[str]:
         return told
     joules = {name: energy["j_per_request"] for name, energy in energies.items()}
     grouping, packing = joules["straight"] / joules["span"], joules["spread"] / joules["pack"]
-    flex = report["phases"]["span"]["report"]["latency"].get("flex")
-    wait = f"{flex['wait_s']['p50']:.1f} s in the median" if flex and flex["wait_s"] else "a while"
-    waited = f"flex requests waited {wait}, interactive ones did not"
     return [
-        f"Grouping: {grouping:.2f} times fewer joules a request (simulated); {waited}.",
+        f"Grouping: {grouping:.2f} times fewer joules a request (simulated); {_cost(report['phases'])}.",
         f"Packing: {packing:.2f} times fewer joules a request (simulated); nobody waited.",
         *told,
     ]
+
+
+def _cost(phases: Mapping[str, Any]) -> str:
+    """Who paid for the grouping, and how much. An interactive request takes along who waits, and shares its first step."""
+    straight, span = (phases[name]["report"]["latency"] for name in ("straight", "span"))
+    told = []
+    if flex := span.get("flex"):
+        told.append(f"flex requests waited {flex['wait_s']['p50']:.1f} s in the median, {flex['wait_s']['max']:.1f} s at most")
+    if "interactive" in span and "interactive" in straight:
+        before, after = (1000 * latency["interactive"]["ttft_s"]["max"] for latency in (straight, span))
+        told.append(f"interactive ones did not wait, but their latest first token came after {after:.0f} ms, not {before:.0f}")
+    return "; ".join(told)

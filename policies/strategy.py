@@ -62,12 +62,15 @@ def build(policy: Choice, placement: Choice) -> Strategy:
     Raises:
         UnknownStrategy: see there.
     """
-    return Strategy(
-        cast(Policy, _make("policy", POLICIES, policy, method="decide")),
-        cast(Placement, _make("placement", PLACEMENTS, placement, method="place")),
-        policy.name,
-        placement.name,
-    )
+    return Strategy(build_policy(policy), build_placement(placement), policy.name, placement.name)
+
+
+def build_policy(choice: Choice) -> Policy:
+    return cast(Policy, _make("policy", POLICIES, choice, method="decide"))
+
+
+def build_placement(choice: Choice) -> Placement:
+    return cast(Placement, _make("placement", PLACEMENTS, choice, method="place"))
 
 
 def _make(kind: str, built_in: Mapping[str, str], choice: Choice, *, method: str) -> object:

@@ -42,12 +42,14 @@ class App:
     energy: Energy | None  # None: there is no meter, so energy is unknown
     telemetry: Telemetry
     found: Found | None = None
+    asked: bool = False  # so that a server that is not there yet is said once
     _background: list[asyncio.Task[None]] = field(default_factory=list)
 
     async def start(self) -> None:
         """Ask the upstreams what they are, and start the meters."""
         async with httpx.AsyncClient(timeout=2.0, trust_env=False) as probe:
             await self._discover(probe)
+        self.asked = True
         self._background.append(asyncio.create_task(self._discover_later(), name="paceline-discover"))
         if self.energy is not None:
             self._background.append(asyncio.create_task(self.energy.run(), name="paceline-energy"))
@@ -79,7 +81,7 @@ class App:
         for upstream in self.config.upstreams:
             found = await ask(probe, upstream.url)
             if found is None:
-                log.warning("upstream %s does not answer yet", upstream.url)
+                log.log(logging.DEBUG if self.asked else logging.WARNING, "upstream %s does not answer yet", upstream.url)
                 continue
             self.scheduler.room.set_slots(upstream.url, upstream.slots or found.slots)
             if self.found is None:

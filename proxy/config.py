@@ -15,10 +15,13 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from policies.strategy import Choice, Strategy, UnknownStrategy, build
+from policies.strategy import Choice, Strategy, UnknownStrategy, build, build_placement, build_policy
 from telemetry.cost import BUILT_IN, StepModel, load_profile
 
 PREFIX = "PACELINE_"
+
+# the flags that are not called as their keys are
+FLAGS = {"upstreams": "--upstream", "policy.name": "--policy", "placement.name": "--placement", "energy.meter": "--meter"}
 
 
 class ConfigError(Exception):
@@ -158,7 +161,11 @@ def load(file: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any]
     """
     merged = Config.model_construct(upstreams=()).model_dump(mode="json", exclude={"upstreams"})
     places: dict[str, str] = {}
-    for place, key, value in (*_from_file(file), *_from_environ(environ), *((f"flag {k}", k, v) for k, v in flags.items())):
+    for place, key, value in (
+        *_from_file(file),
+        *_from_environ(environ),
+        *((f"flag {_flag(k)}", k, v) for k, v in flags.items()),
+    ):
         try:
             _put(merged, key.split("."), value)
         except TypeError as error:
@@ -169,9 +176,11 @@ def load(file: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any]
         # JSON mode: strict about types, yet arrays become tuples
         config = Config.model_validate_json(json.dumps(merged, default=str))
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(problem, places) for problem in error.errors())) from error
+        told = [problem for problem in error.errors() if problem["type"] != "too_short" or len(error.errors()) == 1]
+        raise ConfigError("\n".join(_explain(problem, places) for problem in told)) from error
     for key, check in (
-        ("policy", config.strategy),
+        ("policy", lambda: build_policy(config.policy.choice())),
+        ("placement", lambda: build_placement(config.placement.choice())),
         ("energy.profile", config.step_model),
         ("energy.domains", lambda: _check_domains(config)),
     ):
@@ -234,7 +243,15 @@ def _explain(problem: Any, places: Mapping[str, str]) -> str:
     if problem["type"] == "missing":
         return f"{_place(key, places)}: missing" + ("; give at least one --upstream URL" if key == "upstreams" else "")
     given = json.dumps(problem["input"], default=str)
-    return f"{_place(key, places)}: {problem['msg']} (given: {given[:80]})"
+    return f"{_place(key, places)}: {problem['msg'].removeprefix('Value error, ')} (given: {given[:80]})"
+
+
+def _flag(key: str) -> str:
+    """The command line's name of a key."""
+    parent, _, parameter = key.rpartition(".params.")
+    if parent:
+        return f"--set{'-placement' if parent == 'placement' else ''} {parameter}"
+    return FLAGS.get(key, "--" + key.replace("_", "-"))
 
 
 def _fields_at(loc: tuple[Any, ...]) -> list[str]:

@@ -53,7 +53,7 @@ def _as_upstream_errors(url: str) -> Iterator[None]:
     try:
         yield
     except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL) as error:
-        raise Unreachable(f"{url}: {error}") from error
+        raise Unreachable(f"{url}: {getattr(error, 'os_error', error)}") from error
     except TimeoutError as error:
         raise NoAnswer(f"{url}: no answer in time") from error
     except (aiohttp.ClientError, OSError) as error:

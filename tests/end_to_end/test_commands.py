@@ -32,7 +32,7 @@ async def test_check_tells_all_that_is_wrong_and_exits(tmp_path: Path) -> None:
     status, text = await ended("serve", "--check", "--config", str(file), "--placement", "5", "--port", "70000")
     assert status == 2
     assert f"prot ({file}): no such key; allowed here: upstreams," in text
-    assert "port (flag port)" in text
+    assert "port (flag --port)" in text
     file.write_text('upstreams = ["http://127.0.0.1:1"]\n')
     status, text = await ended("serve", "--check", "--config", str(file), "--policy", "size", "--set", "n=4")
     assert (status, "'name': 'size'" in text) == (0, True)

@@ -63,14 +63,14 @@ def test_all_errors_at_once_each_with_its_place(tmp_path: Path) -> None:
     assert f"port ({file}): Input should be a valid integer" in text
     assert f"queue.limits ({file}): no such key; allowed here: limit, timeout_s" in text
     assert "dialect (environment PACELINE_DIALECT): Input should be 'auto', 'tgi' or 'openai'" in text
-    assert "log_level (flag log_level)" in text
+    assert "log_level (flag --log-level)" in text
 
 
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
         ({}, "upstreams: missing; give at least one --upstream URL"),
-        ({"upstreams": ["localhost:8000"]}, "upstreams.0"),
+        ({"upstreams": ["localhost:8000"]}, "upstreams.0.url (flag --upstream): must be http://host:port"),
         ({"upstreams": [URL], "policy.name": "spam"}, "no policy 'spam': built in are pace, passthrough, size, span, window"),
         ({"upstreams": [URL], "policy.name": "window", "policy.params.n": 1}, "'window' has no parameter 'n'; it has every_s"),
         ({"upstreams": [URL], "policy.name": "window", "policy.params.every_s": 0}, "every_s must be greater than 0"),
@@ -99,3 +99,9 @@ def test_the_tree_is_frozen() -> None:
 
 def test_every_key_has_a_default_or_is_the_upstreams() -> None:
     assert [name for name, f in Config.model_fields.items() if f.is_required()] == ["upstreams"]
+
+
+def test_policy_and_placement_are_both_told() -> None:
+    lines = problems(**{"upstreams": [URL], "policy.name": "a", "placement.name": "pack", "placement.params.knee": 0})
+    assert lines[0].startswith("policy (flag --policy): no policy 'a'")
+    assert lines[1].startswith("placement (flag --placement, flag --set-placement knee): placement 'pack': knee must be")
