@@ -126,7 +126,7 @@ def _cost(phases: Mapping[str, Any]) -> str:
     """Who paid for the grouping, and how much. An interactive request takes along who waits, and shares its first step."""
     straight, span = (phases[name]["report"]["latency"] for name in ("straight", "span"))
     told = []
-    if flex := span.get("flex"):
+    if (flex := span.get("flex")) and flex["wait_s"]:
         told.append(f"flex requests waited {flex['wait_s']['p50']:.1f} s in the median, {flex['wait_s']['max']:.1f} s at most")
     if "interactive" in span and "interactive" in straight:
         before, after = (1000 * latency["interactive"]["ttft_s"]["max"] for latency in (straight, span))

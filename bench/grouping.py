@@ -64,7 +64,7 @@ async def study(*, url: str, model: str, meter: str, seeds: int, first_seed: int
             pair: dict[str, Any] = {"seed": first_seed + number, "order": list(order)}
             for arm in order:
                 await asyncio.sleep(SETTLE_S)
-                await admin.put("/policy", json={"policy": {"name": arm}})
+                (await admin.put("/policy", json={"policy": {"name": arm}})).raise_for_status()
                 pair[arm] = await _run(ports.data, ports.admin, model, first_seed + number, shape)
                 click.echo(f"seed {first_seed + number} {arm}: {brief(pair[arm])}")
             pairs.append(pair)

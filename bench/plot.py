@@ -47,7 +47,10 @@ def _stacks(axes: Axes, phases: Mapping[str, Any]) -> None:
     for place, name in enumerate(("straight", "span")):
         energy = phases[name]["report"]["energy"]
         completed = phases[name]["report"]["completed"]
-        tiers = {tier: use["active_j"] / completed for tier, use in energy["tiers"].items()}
+        # what the tiers were charged may reach past the window's last joule, so it only divides the window's
+        charged_j = sum(use["active_j"] for use in energy["tiers"].values()) or 1.0
+        part_j = energy["requests_j"] / completed / charged_j
+        tiers = {tier: use["active_j"] * part_j for tier, use in energy["tiers"].items()}
         idle = (energy["idle_j"] + energy["unattributed_j"]) / completed
         parts = [("interactive", tiers.get("interactive", 0.0), INTERACTIVE), ("flex", tiers.get("flex", 0.0), FLEX)]
         bottom = 0.0
@@ -65,7 +68,13 @@ def _stacks(axes: Axes, phases: Mapping[str, Any]) -> None:
 def _waits(phases: Mapping[str, Any]) -> str:
     latency = phases["span"]["report"]["latency"]
     waits = [(tier, latency[tier]["wait_s"]) for tier in ("interactive", "flex") if latency.get(tier, {}).get("wait_s")]
-    return "added wait under span, p50: " + ", ".join(f"{tier} {wait['p50']:.1f} s" for tier, wait in waits)
+    told = "added wait under span, p50: " + ", ".join(f"{tier} {wait['p50']:.1f} s" for tier, wait in waits)
+    if "interactive" not in latency:
+        return told
+    before_ms, after_ms = (
+        1000 * phases[name]["report"]["latency"]["interactive"]["ttft_s"]["max"] for name in ("straight", "span")
+    )
+    return f"{told}\nlatest interactive first token: {before_ms:.0f} ms before, {after_ms:.0f} ms under span"
 
 
 def _power(axes: Axes, phases: Mapping[str, Any]) -> None:

@@ -137,6 +137,10 @@ class Room:
     def set_slots(self, server: str, slots: int | None) -> None:
         self._servers[server].slots = slots
 
+    def set_health(self, server: str, *, healthy: bool) -> None:
+        """Whether requests may leave to a server; those in flight there are not touched."""
+        self._servers[server].healthy = healthy
+
     # --- what is decided ----------------------------------------------------------------------------------------
 
     def tick(self, now: float, wall_s: float = 0.0) -> Tick:

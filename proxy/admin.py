@@ -34,9 +34,9 @@ def create_admin(app: App) -> FastAPI:
     @api.get("/readyz")
     async def readyz(response: Response) -> dict[str, Any]:
         """Requests are welcome: an upstream has answered, and no shutdown is under way."""
-        ready = app.found is not None and not app.forward.draining
+        ready = bool(app.found) and not app.forward.draining
         response.status_code = 200 if ready else 503
-        return {"ready": ready, "upstream_answered": app.found is not None, "draining": app.forward.draining}
+        return {"ready": ready, "upstream_answered": bool(app.found), "draining": app.forward.draining}
 
     @api.get("/status")
     async def status() -> dict[str, Any]:

@@ -41,7 +41,7 @@ class App:
     forward: Forward
     energy: Energy | None  # None: there is no meter, so energy is unknown
     telemetry: Telemetry
-    found: Found | None = None
+    found: dict[str, Found] = field(default_factory=dict)  # by URL: what has answered, and how
     asked: bool = False  # so that a server that is not there yet is said once
     _background: list[asyncio.Task[None]] = field(default_factory=list)
 
@@ -72,23 +72,23 @@ class App:
 
     async def _discover_later(self) -> None:
         async with httpx.AsyncClient(timeout=2.0, trust_env=False) as probe:
-            while self.found is None:
+            while len(self.found) < len(self.config.upstreams):
                 await asyncio.sleep(PROBE_EVERY_S)
                 await self._discover(probe)
 
     async def _discover(self, probe: httpx.AsyncClient) -> None:
-        """Dialect from the first upstream that answers; slots from each one that tells them."""
-        for upstream in self.config.upstreams:
-            found = await ask(probe, upstream.url)
+        """Slots from each server that tells them, and the dialect from the first of those that have answered."""
+        missing = [upstream for upstream in self.config.upstreams if upstream.url not in self.found]
+        answers = await asyncio.gather(*(ask(probe, upstream.url) for upstream in missing))
+        for upstream, found in zip(missing, answers, strict=True):
             if found is None:
                 log.log(logging.DEBUG if self.asked else logging.WARNING, "upstream %s does not answer yet", upstream.url)
                 continue
-            self.scheduler.room.set_slots(upstream.url, upstream.slots or found.slots)
-            if self.found is None:
-                self.found = found
-                if self.config.dialect == "auto":
-                    self.forward.dialect = found.dialect
-                log.info("upstream %s speaks %s %s", upstream.url, found.dialect.name, found.model)
+            log.info("upstream %s speaks %s %s", upstream.url, found.dialect.name, found.model)
+            self.scheduler.set_slots(upstream.url, upstream.slots or found.slots)
+            if not self.found and self.config.dialect == "auto":
+                self.forward.dialect = found.dialect
+            self.found[upstream.url] = found
 
 
 def create_app(config: Config, environ: Mapping[str, str]) -> App:

@@ -7,6 +7,7 @@ and those of `--set`, are read as TOML where they are TOML, else as text.
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -206,8 +207,13 @@ def _from_file(file: Path | None) -> Iterator[tuple[str, str, Any]]:
 
 def _from_environ(environ: Mapping[str, str]) -> Iterator[tuple[str, str, Any]]:
     for name, text in sorted(environ.items()):
-        if name.startswith(PREFIX):
+        if name.startswith(PREFIX) and not _is_service_link(name, text):
             yield f"environment {name}", name.removeprefix(PREFIX).lower().replace("__", "."), toml_or_text(text)
+
+
+def _is_service_link(name: str, text: str) -> bool:
+    """Kubernetes sets such variables for every service, one named `paceline` among them."""
+    return text.startswith(("tcp://", "udp://")) or re.search(r"_SERVICE_(HOST|PORT)|_PORT_\d+_(TCP|UDP)", name) is not None
 
 
 def toml_or_text(text: str) -> Any:

@@ -44,10 +44,12 @@ class Energy:
     on_reading: Callable[[Snapshot], None] = lambda snapshot: None
 
     def join(self, entry: Entry) -> None:
-        """A request left to its server."""
+        """A request left to its server, perhaps after another that it did not reach."""
         for domain in self.domains:
             if entry.server in domain.upstreams:
                 domain.account.join(entry)
+            else:
+                domain.account.leave(entry)
 
     def covers(self, entry: Entry) -> bool:
         """Whether the request's joules will be known: it left to a server that a meter sees."""

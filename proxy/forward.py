@@ -7,16 +7,17 @@ import json
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from uuid import uuid4
 
 from policies.base import Outcome, Waiting
+from policies.room import Leaving
 from proxy.agreement import PRIORITIES, slack_s, tier_of
 from proxy.config import Config
 from proxy.dialects import TGI, Dialect
 from proxy.dialects.base import Ask, generates
 from proxy.scheduler import Refused, Scheduler
-from proxy.upstream import Answer, Client, UpstreamError
+from proxy.upstream import Answer, Client, Unreachable, UpstreamError
 from proxy.watch import watcher
 from proxy.wire import ClientGone, Receive, Scope, Send, body_of, end_to_end, until_gone, url
 from telemetry.cost import StepModel
@@ -28,6 +29,7 @@ log = logging.getLogger("paceline.forward")
 ENGINE_ADMIN = frozenset(
     {"/sleep", "/wake_up", "/pause", "/resume", "/abort_requests", "/abort_request", "/release_kv_cache_memory"}
     | {"/release_memory_occupation", "/resume_memory_occupation", "/pause_generation", "/continue_generation"}
+    | {"/start_profile", "/stop_profile", "/reset_mm_cache", "/update_weights_from_tensor", "/init_weights_update_group"}
     | {"/flush_cache", "/reset_prefix_cache", "/load_lora_adapter", "/unload_lora_adapter", "/collective_rpc"}
     | {"/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/update_weights_from_disk", "/load_model", "/reset"}
 )
@@ -63,7 +65,9 @@ class Forward:
         try:
             if any(name == b"upgrade" and value.lower() == b"websocket" for name, value in scope["headers"]):
                 await self._refuse(send, id, path, 501, "WebSockets are not carried by this proxy", "not_implemented")
-            elif path in ENGINE_ADMIN and scope["method"] not in ("GET", "HEAD") and not self.config.allow_engine_admin:
+            elif not scope["raw_path"].startswith(b"/"):
+                await self._refuse(send, id, path, 400, "the request's target is no path", "bad_request")
+            elif path in ENGINE_ADMIN and not self.config.allow_engine_admin:
                 text = f"{path} administers the engine and is closed on this port (allow_engine_admin opens it)"
                 await self._refuse(send, id, path, 403, text, "forbidden")
             elif generates(self.dialect, scope["method"], path):
@@ -130,16 +134,24 @@ class Forward:
             priority=PRIORITIES[tier],
             model=ask.model,
         )
-        try:
-            leaving = await self.scheduler.wait_turn(waiting)
-        except Refused as refused:
-            await self._refuse_turn(send, scope["path"], entry, refused.outcome)
-            return
+        while True:
+            try:
+                leaving = await self.scheduler.wait_turn(waiting)
+                self._leave(entry, leaving)
+                await self._exchange(scope, send, entry.id, leaving.server, body, entry)
+                return
+            except Refused as refused:
+                await self._refuse_turn(send, scope["path"], entry, refused.outcome)
+                return
+            except Unreachable:
+                self.scheduler.ended(entry.id)
+                waiting = replace(waiting, deadline=entry.arrived_at)  # it has been held already
+
+    def _leave(self, entry: Entry, leaving: Leaving) -> None:
         entry.server, entry.outcome, entry.policy = leaving.server, leaving.outcome, self.scheduler.strategy.policy_name
         entry.held_s, entry.queued_s = leaving.held_s, leaving.queued_s
         entry.released_at = self.scheduler.clock()
         self.on_release(entry)
-        await self._exchange(scope, send, entry.id, leaving.server, body, entry)
 
     async def _refuse_turn(self, send: Send, path: str, entry: Entry, outcome: Outcome) -> None:
         entry.outcome, entry.error = outcome, "overloaded"
@@ -169,11 +181,17 @@ class Forward:
     # --- one exchange with a server -------------------------------------------------------------------------------
 
     async def _exchange(self, scope: Scope, send: Send, id: str, server: str, body: bytes | None, entry: Entry | None) -> None:
-        """Send the request to a server and relay its answer; an error of the server's becomes one of ours."""
+        """Send the request to a server and relay its answer; an error of the server's becomes one of ours.
+
+        Raises:
+            Unreachable: there was no connection, so nothing was begun, and there is another server to try.
+        """
         try:
             answer = await self.client.open(scope["method"], url(server, scope), end_to_end(scope["headers"], b"host"), body)
         except UpstreamError as error:
             log.warning("request %s: %s", id, error)
+            if entry is not None and isinstance(error, Unreachable) and self.scheduler.avoid(server):
+                raise
             if entry is not None:
                 entry.status, entry.error = error.status, type(error).__name__.lower()
             await self._refuse(send, id, scope["path"], error.status, f"upstream {server} did not answer", "upstream")

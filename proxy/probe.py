@@ -20,7 +20,7 @@ class Found:
 
 
 async def ask(client: httpx.AsyncClient, url: str) -> Found | None:
-    """What speaks at `url`; None when nobody answers.
+    """What speaks at `url`; None when nobody does who knows.
 
     Only TGI has an `/info` that names its router; whatever else answers there speaks OpenAI's surface.
     """
@@ -28,6 +28,8 @@ async def ask(client: httpx.AsyncClient, url: str) -> Found | None:
         answer = await client.get(f"{url}/info")
     except httpx.HTTPError:
         return None
+    if answer.status_code == 429 or answer.status_code >= 500:
+        return None  # it is still loading, or somebody in front of it answers
     try:
         info = answer.json() if answer.status_code == 200 else {}
     except ValueError:

@@ -16,6 +16,7 @@ from telemetry.snapshot import Snapshot
 log = logging.getLogger("paceline.scheduler")
 
 FAULT_LOG_EVERY_S = 60.0
+AVOID_S = 2.0  # how long a server is left alone that refused a connection
 
 
 class Refused(Exception):
@@ -95,6 +96,22 @@ class Scheduler:
         """Another strategy is in force from the next tick on; nobody who waits is lost."""
         self.strategy = strategy
         self.room.use(strategy.policy, strategy.placement)
+        self._touch()
+
+    def set_slots(self, server: str, slots: int | None) -> None:
+        self.room.set_slots(server, slots)
+        self._touch()
+
+    def avoid(self, server: str) -> bool:
+        """No connection to a server: nobody goes there for a while, if there is another; False if there is none."""
+        if not any(view.healthy and view.name != server for view in self.room.server_views()):
+            return False
+        self.room.set_health(server, healthy=False)
+        asyncio.get_running_loop().call_later(AVOID_S, self._try_again, server)
+        return True
+
+    def _try_again(self, server: str) -> None:
+        self.room.set_health(server, healthy=True)
         self._touch()
 
     def drain(self) -> None:

@@ -111,6 +111,8 @@ class Client:
             skip_auto_headers=_NOTHING_AUTOMATIC,
             trust_env=False,
             raise_for_status=False,
+            max_line_size=1 << 16,
+            max_field_size=1 << 16,
         )
 
     async def open(self, method: str, url: str, headers: Headers, body: bytes | AsyncIterable[bytes] | None = None) -> Answer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from proxy.dialects import Dialect
@@ -11,14 +12,35 @@ from proxy.scheduler import Scheduler
 from proxy.upstream import Answer
 from telemetry.ledger import Entry
 
+log = logging.getLogger("paceline.watch")
+
 # longest answer, not streamed, of which a copy is read for its counts
 LONGEST_ANSWER = 8 << 20
 
 
-def watcher(answer: Answer, entry: Entry | None, dialect: Dialect, scheduler: Scheduler) -> Callable[[bytes], None]:
-    """What looks at a copy of the answer's chunks; an empty chunk is the end."""
+Watch = Callable[[bytes], None]
+
+
+def watcher(answer: Answer, entry: Entry | None, dialect: Dialect, scheduler: Scheduler) -> Watch:
+    """What looks at a copy of the answer's chunks; an empty chunk is the end. It never raises."""
     if entry is None or answer.status != 200:
         return lambda chunk: None
+    watch, broken = _watch(answer, entry, dialect, scheduler), False
+
+    def fenced(chunk: bytes) -> None:
+        nonlocal broken
+        if broken:
+            return
+        try:
+            watch(chunk)
+        except Exception:  # a server may answer anything; the answer matters, not what we make of it
+            broken = True
+            log.exception("request %s: its answer could not be read; it is forwarded all the same", entry.id)
+
+    return fenced
+
+
+def _watch(answer: Answer, entry: Entry, dialect: Dialect, scheduler: Scheduler) -> Watch:
     headers = {name.lower(): value for name, value in answer.headers}
     if headers.get(b"content-type", b"").startswith(b"text/event-stream"):
         entry.streamed = True
@@ -27,7 +49,7 @@ def watcher(answer: Answer, entry: Entry | None, dialect: Dialect, scheduler: Sc
     return _watch_answer(entry, headers, dialect)
 
 
-def _watch_stream(entry: Entry, dialect: Dialect, scheduler: Scheduler) -> Callable[[bytes], None]:
+def _watch_stream(entry: Entry, dialect: Dialect, scheduler: Scheduler) -> Watch:
     reader = EventReader(dialect.read_event)
     clock = scheduler.clock
     told = Usage()
@@ -50,7 +72,7 @@ def _watch_stream(entry: Entry, dialect: Dialect, scheduler: Scheduler) -> Calla
     return watch
 
 
-def _watch_answer(entry: Entry, headers: dict[bytes, bytes], dialect: Dialect) -> Callable[[bytes], None]:
+def _watch_answer(entry: Entry, headers: dict[bytes, bytes], dialect: Dialect) -> Watch:
     copy = bytearray()
 
     def watch(chunk: bytes) -> None:

@@ -88,10 +88,15 @@ class Account:
     _by_device: dict[str, _Device] = field(default_factory=dict)
     _entries: dict[str, Entry] = field(default_factory=dict)
     _last_busy: float = -inf
+    _blind: dict[str, float] = field(default_factory=dict)  # by id: settled until then without a first token known
 
     def join(self, entry: Entry) -> None:
         """A request left to one of the domain's servers."""
         self._entries[entry.id] = entry
+
+    def leave(self, entry: Entry) -> None:
+        """It went to a server of another domain."""
+        self._entries.pop(entry.id, None)
 
     def add(self, intervals: Sequence[Interval]) -> None:
         """Intervals that the monitor has found, each device's in order of time."""
@@ -103,7 +108,7 @@ class Account:
         if not due:
             return self._give_up(now)
         self._pending = [interval for interval in self._pending if interval.end_s + SETTLE_AFTER_S > now]
-        timelines = [Timeline.of(entry, self.model) for entry in self._entries.values()]
+        timelines = [Timeline.of(e, self.model, self._blind.get(e.id, -inf)) for e in self._entries.values()]
         for interval in sorted(due, key=lambda interval: interval.end_s):
             self._settle(interval, timelines)
         return self._forget() + self._give_up(now)
@@ -154,6 +159,10 @@ class Account:
             settled = bisect_left(entry.tokens, (until, inf))
             entry.settled_tokens += sum(count for _, count in entry.tokens[:settled])
             del entry.tokens[:settled]
+        self._blind = {
+            e.id: until if e.streamed and e.first_token_at is None else self._blind.get(e.id, -inf)
+            for e in self._entries.values()
+        }
         return final
 
     def _give_up(self, now: float) -> list[Entry]:
@@ -161,6 +170,7 @@ class Account:
         lost = [e for e in self._entries.values() if e.ended_at is not None and e.ended_at + LOST_AFTER_S <= now]
         for entry in lost:
             entry.tokens.clear()
+            entry.energy.source = None  # a part of its joules is not its joules
             del self._entries[entry.id]
         return lost
 

@@ -110,7 +110,7 @@ def usage_in(data: bytes) -> Usage | None:
     """OpenAI's `usage` in a JSON text, where there is one."""
     try:
         return usage_member(json.loads(data))
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         return None
 
 

@@ -79,7 +79,7 @@ def read_event(data: bytes) -> Event:
 def _details(data: bytes) -> Usage | None:
     try:
         details = json.loads(data)["details"]
-        return Usage(details.get("input_length"), details["generated_tokens"])
+        return Usage(count(details.get("input_length"), 0) or None, count(details["generated_tokens"], 0) or None)
     except (ValueError, KeyError, TypeError):
         return None
 

@@ -45,8 +45,6 @@ async def test_a_server_that_stalls_does_not_move_the_arrivals() -> None:
 @pytest.mark.parametrize("client", ["raw", "text-generation"])
 @pytest.mark.parametrize("stream", [True, False])
 async def test_joules_by_tier_from_the_admin_port(client: str, stream: bool) -> None:
-    if client == "text-generation" and stream:
-        pytest.skip("covered by raw; the client is the same")
     load = Load(rate=20.0, requests=12, tiers={Tier.FLEX: 0.5, Tier.INTERACTIVE: 0.5}, seed=3, **TINY)
     async with paceline() as running:
         await asyncio.sleep(0.5)

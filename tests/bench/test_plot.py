@@ -16,7 +16,7 @@ from bench.plot import plot_demo
 
 def _phase(title: str, j_per_request: float, *, completed: int = 10, tiers: tuple[str, ...] = ("interactive", "flex")) -> Any:
     counted_j = j_per_request * completed
-    waits = {tier: {"wait_s": {"p50": 1.5 if tier == "flex" else 0.0}} for tier in tiers}
+    waits = {tier: {"wait_s": {"p50": 1.5 if tier == "flex" else 0.0}, "ttft_s": {"max": 0.02}} for tier in tiers}
     return {
         "title": title,
         "power_w": [[second / 4, 118.0 + 100 * (second % 3)] for second in range(40)],
@@ -25,9 +25,10 @@ def _phase(title: str, j_per_request: float, *, completed: int = 10, tiers: tupl
             "latency": {"all": {"wait_s": None, "tpot_s": {"p50": 0.005}}, **waits},
             "energy": {
                 "j_per_request": j_per_request,
+                "requests_j": counted_j * 0.6,
                 "idle_j": counted_j * 0.3,
                 "unattributed_j": counted_j * 0.1,
-                "tiers": {tier: {"active_j": counted_j * 0.6 / len(tiers)} for tier in tiers},
+                "tiers": {tier: {"active_j": counted_j * 0.62 / len(tiers)} for tier in tiers},
             },
         },
     }

@@ -9,6 +9,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from bench.engine import SimulatedServer
 from proxy.app import create_app
 from proxy.config import load
 from tests.end_to_end.paceline import Running, paceline
@@ -108,7 +109,7 @@ async def test_probes_and_unknown_requests() -> None:
 async def test_a_proxy_starts_without_its_server_and_finds_it_later() -> None:
     app = create_app(load(None, {}, {"upstreams": ["http://127.0.0.1:9"], "energy.meter": "none"}), {})
     await app.start()
-    assert app.found is None
+    assert not app.found
     await app.stop()
 
 
@@ -156,3 +157,17 @@ def comparable(answer: bytes) -> tuple[bytes, list[tuple[str, str]], bytes]:
     dropped = ("connection", "transfer-encoding", "date", "x-paceline-request-id")
     kept = [(name, value) for name, value in headers if name not in dropped]
     return status.split()[1].encode(), kept, body
+
+
+async def test_a_server_that_comes_late_is_asked_for_its_slots() -> None:
+    async with SimulatedServer("tgi") as first, SimulatedServer("tgi") as late:
+        url = late.url
+        await late.stop()
+        app = create_app(load(None, {}, {"upstreams": [first.url, url], "energy.meter": "none"}), {})
+        await app.start()
+        assert [view.slots for view in app.scheduler.room.server_views()] == [128, None]
+        async with SimulatedServer("tgi", port=int(url.rsplit(":", 1)[1])):
+            while len(app.found) < 2:
+                await asyncio.sleep(0.05)
+        assert [view.slots for view in app.scheduler.room.server_views()] == [128, 128]
+        await app.stop()

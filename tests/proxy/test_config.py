@@ -105,3 +105,13 @@ def test_policy_and_placement_are_both_told() -> None:
     lines = problems(**{"upstreams": [URL], "policy.name": "a", "placement.name": "pack", "placement.params.knee": 0})
     assert lines[0].startswith("policy (flag --policy): no policy 'a'")
     assert lines[1].startswith("placement (flag --placement, flag --set-placement knee): placement 'pack': knee must be")
+
+
+def test_what_kubernetes_sets_for_a_service_is_no_setting() -> None:
+    links = {
+        "PACELINE_PORT": "tcp://10.0.0.1:8080",
+        "PACELINE_SERVICE_HOST": "10.0.0.1",
+        "PACELINE_SERVICE_PORT_HTTP": "8080",
+        "PACELINE_PORT_8080_TCP_ADDR": "10.0.0.1",
+    }
+    assert load(None, links, {"upstreams": [URL]}).port == 8080

@@ -352,3 +352,42 @@ async def test_counts_told_in_every_event_are_not_added_up() -> None:
         await exchange(plane.address, post("/v1/chat/completions", b'{"messages":[],"stream":true}'))
         entry = await ended(plane)
     assert (entry.prompt_tokens, entry.output_tokens, entry.output_estimated) == (3, 3, False)
+
+
+async def test_a_server_that_refuses_connections_is_left_alone_while_there_is_another() -> None:
+    async with upstream(answer_plain) as server, data_plane("127.0.0.1:9", server.address) as plane:
+        answers = [await exchange(plane.address, post("/generate")) for _ in range(6)]
+        entries = list(plane.ledger._ended.values())
+        assert empty(plane)
+    assert {split(answer)[0] for answer in answers} == {b"HTTP/1.1 200 OK"}
+    assert {entry.server for entry in entries} == {f"http://{server.address}"}
+
+
+@pytest.mark.parametrize("lie", [b'{"generated_tokens":"3","input_length":"x"}', b'{"generated_tokens":3,"input_length":null}'])
+async def test_an_answer_that_lies_about_counts_is_forwarded_all_the_same(lie: bytes) -> None:
+    event = b'data: {"index":1,"token":{"id":1},"generated_text":"a","details":%s}\n\n' % lie
+
+    async def answer(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        writer.write(STREAM_HEAD + chunk(event) + b"0\r\n\r\n")
+
+    async with upstream(answer) as server, data_plane(server.address) as plane:
+        _, _, body = split(await exchange(plane.address, post("/generate_stream")))
+    assert body == event
+
+
+async def test_an_answer_too_deep_to_read_is_forwarded_all_the_same() -> None:
+    deep = b"[" * 100_000
+
+    async def answer(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(deep) + deep)
+
+    async with upstream(answer) as server, data_plane(server.address) as plane:
+        _, _, body = split(await exchange(plane.address, post("/generate")))
+    assert body == deep
+
+
+async def test_a_target_that_is_no_path_is_refused_clearly() -> None:
+    async with upstream(answer_plain) as server, data_plane(server.address) as plane:
+        status, _, body = split(await exchange(plane.address, b"OPTIONS * HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"))
+    assert status == b"HTTP/1.1 400 Bad Request"
+    assert json.loads(body)["error_type"] == "bad_request"

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from policies.engine import Engine, Job
 from telemetry.account import Account
+from telemetry.attribution import Timeline
 from telemetry.cost import load_profile
 from telemetry.ledger import Entry
 from telemetry.snapshot import Interval, Source
@@ -218,3 +219,22 @@ def test_a_meter_that_stands_still_does_not_keep_requests_for_ever() -> None:
     assert account.settle(61.0) == [e]
     assert (e.energy.final, e.tokens) == (False, [])
     assert account.settle(62.0) == []
+
+
+def test_a_prompt_is_never_computed_twice() -> None:
+    """Settled before its first token was known, and again after: the pieces add up to the prompt."""
+    account, e = Account(H200), entry("a", 0.0, prompt=8000)
+    account.join(e)
+    model = H200.step_j
+    steps = [interval(0.1 * n, 200_000_000) for n in range(40)]
+    account.add(steps[:10])
+    account.settle(1.3)
+    e.saw_tokens(3.0, 1)
+    e.ended_at = 3.0
+    account.add(steps[10:])
+    account.settle(10.0)
+    # no more than the whole prompt, the steps that there was time for, and the model's band
+    most = (8000 * model.per_prompt_token + 3.0 / H200.step_s.base * model.base) * (1 + H200.band)
+    assert e.energy.active_uj / 1e6 <= most
+    timeline = Timeline.of(e, H200, 1.0)
+    assert timeline.prompt(0.0, 1.0) + timeline.prompt(1.0, 3.0) == pytest.approx(8000)
