@@ -7,6 +7,7 @@ import tomllib
 from importlib import import_module
 from pathlib import Path
 
+from bench.reference import PAGE, page
 from policies.strategy import PLACEMENTS, POLICIES
 from proxy.cli import COMMANDS
 
@@ -60,3 +61,7 @@ def test_every_command_and_policy_is_in_the_readme() -> None:
 def test_the_packages_are_what_is_shipped() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert tuple(project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]) == FOLDERS
+
+
+def test_the_configuration_page_is_the_configuration() -> None:
+    assert PAGE.read_text() == page()
