@@ -157,6 +157,8 @@ class Forward:
         entry.outcome, entry.error = outcome, "overloaded"
         if outcome is Outcome.REJECTED:
             entry.status, text = 429, f"{self.config.queue.limit} requests are waiting, which is the limit"
+        elif outcome is Outcome.FAULT:
+            entry.status, text = 503, "the proxy's scheduler failed"
         else:
             entry.status, text = 503, f"no server had a slot within {self.config.queue.timeout_s:g} s"
         await self._refuse(send, entry.id, path, entry.status, text, "overloaded", retry=True)

@@ -20,7 +20,7 @@ AVOID_S = 2.0  # how long a server is left alone that refused a connection
 
 
 class Refused(Exception):
-    """A request that gets no turn: `outcome` says why (rejected, expired)."""
+    """A request that gets no turn: `outcome` says why (rejected, expired, fault)."""
 
     def __init__(self, outcome: Outcome) -> None:
         super().__init__(outcome.value)
@@ -130,7 +130,12 @@ class Scheduler:
     def _tick(self) -> None:
         self._ticking = False
         now = self.clock()
-        tick = self.room.tick(now, time.time())
+        try:
+            tick = self.room.tick(now, time.time())
+        except Exception:  # a fault of ours; nobody may wait for ever because of it
+            log.exception("the waiting room failed; whoever waits is refused")
+            self._refuse_all()
+            return
         if tick.fault is not None:
             self._report(tick.fault, now)
         self._carry_out(tick)
@@ -156,6 +161,13 @@ class Scheduler:
                 turn.set_exception(Refused(Outcome.EXPIRED))
         if tick.leaving:
             self.on_group(len(tick.leaving))
+
+    def _refuse_all(self) -> None:
+        for id, turn in self._turns.items():
+            self.room.cancel(id)
+            if not turn.done():
+                self._count(Outcome.FAULT)
+                turn.set_exception(Refused(Outcome.FAULT))
 
     def _count(self, outcome: Outcome) -> None:
         self.outcomes[outcome] += 1

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from policies.base import Decision, Outcome, View, Waiting
 from policies.engine import Engine, Job
-from policies.room import Leaving, Room
+from policies.room import Leaving, Room, Tick
 from policies.simulate import Arrival, simulate
 from policies.strategy import Choice, Strategy, build
 from proxy.scheduler import Refused, Scheduler
@@ -237,3 +237,22 @@ def test_a_policy_that_raises_costs_nobody_a_request(caplog: pytest.LogCaptureFi
 
     assert run(story()) == ([Outcome.FAULT] * 3, 3)
     assert len(caplog.records) == 1, "logged once a minute at most"
+
+
+class FailingRoom(Room):
+    """A room with a fault of its own."""
+
+    def tick(self, now: float, wall_s: float = 0.0) -> Tick:
+        raise RuntimeError("a bug")
+
+
+def test_a_fault_of_the_room_refuses_instead_of_hanging(caplog: pytest.LogCaptureFixture) -> None:
+    async def story() -> tuple[Outcome, int]:
+        chosen = strategy("span")
+        sched = Scheduler(FailingRoom(chosen.policy, chosen.placement, {"engine-0": None}), chosen, virtual_now)
+        with pytest.raises(Refused) as refused:
+            await sched.wait_turn(waiting("a", slack=5.0))
+        return refused.value.outcome, sched.room.held
+
+    assert run(story()) == (Outcome.FAULT, 0)
+    assert "the waiting room failed" in caplog.text
