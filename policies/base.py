@@ -42,7 +42,10 @@ class Waiting:
     max_new_tokens: int
     tier: Tier = Tier.INTERACTIVE
     priority: int = 0  # higher leaves first when slots are short
-    tenant: str = ""
+    tenant: str = ""  # whose share of the slots it uses; the empty name is one tenant too
+    weight: float = 1.0  # of that share
+    sequences: int = 1  # slots that it takes: `n`, `best_of` and each prompt of a list count
+    server: str = ""  # the only server that can serve it, when it continues what that one stored
     model: str = ""
     prefix: bytes | None = None
 
@@ -62,9 +65,9 @@ class ServerView:
     """One server as the room knows it: the proxy's own count, never a polled copy."""
 
     name: str
-    in_flight: int
+    in_flight: int  # sequences: a request of n = 4 is four
     tokens: int  # prompt and still possible output tokens of the requests in flight
-    slots: int | None  # most requests at once; None: no limit known
+    slots: int | None  # most sequences at once; None: no limit known
     healthy: bool = True
 
     @property
@@ -73,6 +76,10 @@ class ServerView:
         if not self.healthy:
             return 0
         return float("inf") if self.slots is None else max(self.slots - self.in_flight, 0)
+
+    def takes(self, waiting: Waiting, free: float) -> bool:
+        """Whether a request fits `free` slots here; one that is larger than the whole server gets it when it is empty."""
+        return 0 < free >= (waiting.sequences if self.slots is None else min(waiting.sequences, self.slots))
 
 
 class Queue(Protocol):

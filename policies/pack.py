@@ -16,7 +16,7 @@ class Pack:
     """Each request goes to the fullest server below its knee; when all are past it, to the emptiest.
 
     Attributes:
-        knee: requests in flight at which a server counts as full (beyond it, time per token grows faster than
+        knee: sequences in flight at which a server counts as full (beyond it, time per token grows faster than
             joules per token fall; 64 on an H200 with an 8B model).
     """
 
@@ -27,16 +27,16 @@ class Pack:
             raise ValueError("knee must be at least 1")
 
     def place(self, group: Sequence[Waiting], view: View) -> Plan:
-        load = {server.name: server.in_flight for server in view.servers}
-        free = {server.name: server.free for server in view.servers}
+        load = {server: server.in_flight for server in view.servers}
+        free = {server: server.free for server in view.servers}
         assignments = {}
         for waiting in group:
-            open_servers = [name for name in load if free[name] >= 1]
+            open_servers = [server for server in load if server.takes(waiting, free[server])]
             if not open_servers:
-                break
-            below = [name for name in open_servers if load[name] < self.knee]
-            name = max(below, key=load.__getitem__) if below else min(open_servers, key=load.__getitem__)
-            load[name] += 1
-            free[name] -= 1
-            assignments[waiting.id] = name
+                continue
+            below = [server for server in open_servers if load[server] < self.knee]
+            chosen = max(below, key=load.__getitem__) if below else min(open_servers, key=load.__getitem__)
+            load[chosen] += waiting.sequences
+            free[chosen] -= waiting.sequences
+            assignments[waiting.id] = chosen.name
         return Plan(assignments)

@@ -1,7 +1,8 @@
 """The waiting room: the scheduler's whole state, without clock, loop or wire.
 
 A request waits twice. Its *hold* is the policy's choice and is bounded by the request's own deadline. Its *capacity*
-wait is the room's: it lasts while no server has a slot, is ordered by priority, and is bounded by the queue's timeout.
+wait is the room's: it lasts while no server has a slot, is ordered by priority, then fairly among tenants
+(`policies/fairness.py`), and is bounded by the queue's timeout.
 What the room guarantees, whatever a policy does:
 
 1. Nobody is held past their deadline, and nobody leaves without a server.
@@ -12,14 +13,15 @@ What the room guarantees, whatever a policy does:
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from heapq import heapify, heappop, heappush
 from math import inf
 from types import MappingProxyType
 
-from policies.base import InFlight, Outcome, Placement, Policy, ServerView, View, Waiting
+from policies.base import InFlight, Outcome, Placement, Plan, Policy, ServerView, View, Waiting
+from policies.fairness import Shares
 from policies.held import SPARE, Held
 from telemetry.snapshot import UNKNOWN, Snapshot
 
@@ -52,15 +54,17 @@ class _Ready:
     waiting: Waiting
     outcome: Outcome
     since: float
+    start: float  # in the virtual time of its priority
 
 
-_Turn = tuple[int, int, _Ready]  # -priority, order of readiness
+_Turn = tuple[int, float, int, _Ready]  # -priority, start in virtual time, order of readiness
 
 
 @dataclass(slots=True)
 class _Server:
     slots: int | None
     healthy: bool = True
+    retired: bool = False
     in_flight: int = 0
     tokens: int = 0
 
@@ -86,6 +90,7 @@ class Room:
     _ready: dict[str, _Ready] = field(default_factory=dict)
     _turns: list[_Turn] = field(default_factory=list)  # heap; some in it are gone
     _timeouts: deque[tuple[float, _Ready]] = field(default_factory=deque)
+    _shares: dict[int, Shares] = field(default_factory=lambda: defaultdict(Shares))  # by priority
     _order: int = 0
     _in_flight: dict[str, InFlight] = field(default_factory=dict)
     _servers: dict[str, _Server] = field(init=False)
@@ -114,7 +119,7 @@ class Room:
 
     def cancel(self, id: str) -> bool:
         """Its client left while it waited (`Outcome.CANCELLED`); False if it does not wait."""
-        return self._held.remove(id) is not None or self._ready.pop(id, None) is not None
+        return self._held.remove(id) is not None or self._give_up(id) is not None
 
     def first_token(self, id: str, now: float) -> None:
         """The engine has begun to answer."""
@@ -127,8 +132,10 @@ class Room:
         flight = self._in_flight.pop(id, None)
         if flight is not None:
             server = self._servers[flight.server]
-            server.in_flight -= 1
+            server.in_flight -= flight.waiting.sequences
             server.tokens -= _tokens(flight.waiting)
+            if server.retired and not server.in_flight:
+                del self._servers[flight.server]
 
     def use(self, policy: Policy, placement: Placement) -> None:
         """Another strategy rules from the next tick on; it remembers nothing of the former one."""
@@ -141,13 +148,28 @@ class Room:
         """Whether requests may leave to a server; those in flight there are not touched."""
         self._servers[server].healthy = healthy
 
+    def add_server(self, server: str, slots: int | None) -> None:
+        """One more server, or one that was retired and comes back before its last request has ended."""
+        if server in self._servers:
+            self._servers[server].retired = False
+            self._servers[server].slots = slots
+        else:
+            self._servers[server] = _Server(slots)
+
+    def retire_server(self, server: str) -> None:
+        """Nobody leaves to it any more; it is forgotten once what is in flight there has ended."""
+        if self._servers[server].in_flight:
+            self._servers[server].retired = True
+        else:
+            del self._servers[server]
+
     # --- what is decided ----------------------------------------------------------------------------------------
 
     def tick(self, now: float, wall_s: float = 0.0) -> Tick:
         """Everything of this instant has been applied: who leaves now, and when to ask again."""
         wake_at, fault = self._end_holds(now, wall_s)
         leaving, placement_fault = self._assign(now, wall_s)
-        expired = [self._ready.pop(id).waiting for id in self._overdue(now)]
+        expired = [ready.waiting for id in self._overdue(now) if (ready := self._give_up(id))]
         wakes = [
             at for at in (wake_at, self._held.earliest_deadline, self._next_timeout()) if at is not None and now < at < inf
         ]
@@ -177,49 +199,81 @@ class Room:
             waiting = self._held.remove(id)
             if waiting is None:
                 continue  # named twice
-            ready = self._ready[id] = _Ready(waiting, outcome, now)
+            ready = self._ready[id] = _Ready(waiting, outcome, now, self._shares[waiting.priority].start(waiting))
             self._order += 1
-            heappush(self._turns, (-waiting.priority, self._order, ready))
+            heappush(self._turns, (-waiting.priority, ready.start, self._order, ready))
             self._timeouts.append((now + self.queue_timeout_s, ready))
         if max(len(self._turns), len(self._timeouts)) > 2 * len(self._ready) + SPARE:
             self._forget_gone()
 
+    def _give_up(self, id: str) -> _Ready | None:
+        """One of the ready leaves without a slot."""
+        ready = self._ready.pop(id, None)
+        if ready is not None:
+            self._shares[ready.waiting.priority].gave_up(ready.waiting)
+        return ready
+
     def _forget_gone(self) -> None:
         """Else who gave up is remembered while slots are short."""
-        self._turns = [turn for turn in self._turns if self._waits(turn[2])]
+        self._turns = [turn for turn in self._turns if self._waits(turn[3])]
         heapify(self._turns)
         self._timeouts = deque(timeout for timeout in self._timeouts if self._waits(timeout[1]))
 
     def _assign(self, now: float, wall_s: float) -> tuple[list[Leaving], Exception | None]:
-        """Give slots to the ready, in order of priority and then of readiness."""
+        """Give slots to the ready, by priority, then fairly among tenants, then by readiness."""
         leaving: list[Leaving] = []
+        aside: list[_Turn] = []  # whose only server is busy: others need not wait for that
         fault: Exception | None = None
         while self._ready:
-            free = sum(server.free for server in self.server_views())
-            group = self._take_turns(free)
+            group = self._take_turns(sum(server.free for server in self.server_views()))
             if not group:
                 break
             try:
-                planned = self.placement.place([turn[2].waiting for turn in group], self.view(now, wall_s))
+                # who may go to one server only is no question to a placement
+                free_to_go = [turn[3].waiting for turn in group if not self._bound(turn[3].waiting)]
+                planned = self.placement.place(free_to_go, self.view(now, wall_s)) if free_to_go else Plan()
                 plan = {id: str(server) for id, server in planned.assignments.items()}
             except Exception as error:  # as with a policy: the request matters, not the code that failed
                 fault, plan = error, {}
-            gone = [self._leave(turn[2], server, now) for turn in group if (server := self._seat(turn[2], plan, fault))]
+            gone = self._seat_all(group, plan, now, fault)
             leaving += gone
-            for turn in group:
-                if self._waits(turn[2]):
+            stuck = [turn for turn in group if self._waits(turn[3])]
+            bound = [turn for turn in stuck if self._bound(turn[3].waiting)]
+            aside += bound
+            for turn in stuck:
+                if turn not in bound:
                     heappush(self._turns, turn)
-            if not gone or fault:
+            if fault or not (gone or bound):
                 break
+        for turn in aside:
+            heappush(self._turns, turn)
         return leaving, fault
 
     def _take_turns(self, free: float) -> list[_Turn]:
+        """Who is next for `free` slots, one more if the last needs several."""
         group: list[_Turn] = []
-        while self._turns and len(group) < free:
+        while self._turns and free > 0:
             turn = heappop(self._turns)
-            if self._waits(turn[2]):
+            if self._waits(turn[3]):
                 group.append(turn)
+                free -= turn[3].waiting.sequences
         return group
+
+    def _seat_all(self, group: Sequence[_Turn], plan: Mapping[str, str], now: float, fault: Exception | None) -> list[Leaving]:
+        """Who leaves. Nobody overtakes one that needs several slots, else it would wait for as long as others come."""
+        gone = []
+        for turn in group:
+            ready = turn[3]
+            server = self._seat(ready, plan, fault)
+            if server is not None:
+                gone.append(self._leave(ready, server, now))
+            elif ready.waiting.sequences > 1 and not self._bound(ready.waiting):
+                break
+        return gone
+
+    def _bound(self, waiting: Waiting) -> bool:
+        """Whether one server only can serve it, and is still there."""
+        return waiting.server in self._servers and not self._servers[waiting.server].retired
 
     def _waits(self, ready: _Ready) -> bool:
         # not by its id, which may have come back
@@ -227,18 +281,20 @@ class Room:
 
     def _seat(self, ready: _Ready, plan: Mapping[str, str], fault: Exception | None) -> str | None:
         """The server that a request leaves to: the planned one if it has a slot, any free one after a fault."""
-        planned = plan.get(ready.waiting.id)
-        if planned in self._servers and self._server_view(planned).free >= 1:
+        waiting = ready.waiting
+        planned = waiting.server if self._bound(waiting) else plan.get(waiting.id)
+        if planned in self._servers and (server := self._server_view(planned)).takes(waiting, server.free):
             return planned
         if fault is None:
             return None
-        return next((server.name for server in self.server_views() if server.free >= 1), None)
+        return next((server.name for server in self.server_views() if server.takes(waiting, server.free)), None)
 
     def _leave(self, ready: _Ready, server: str, now: float) -> Leaving:
         waiting = ready.waiting
         del self._ready[waiting.id]
         self._in_flight[waiting.id] = InFlight(waiting, server, now)
-        self._servers[server].in_flight += 1
+        self._servers[server].in_flight += waiting.sequences
+        self._shares[waiting.priority].left(ready.start)
         self._servers[server].tokens += _tokens(waiting)
         return Leaving(waiting, server, ready.outcome, ready.since - waiting.arrived_at, now - ready.since)
 
@@ -257,7 +313,7 @@ class Room:
         return View(now, wall_s, self._held, MappingProxyType(self._in_flight), self.server_views(), self.telemetry)
 
     def server_views(self) -> tuple[ServerView, ...]:
-        return tuple(self._server_view(name) for name in self._servers)
+        return tuple(self._server_view(name) for name, server in self._servers.items() if not server.retired)
 
     def _server_view(self, name: str) -> ServerView:
         server = self._servers[name]

@@ -10,19 +10,19 @@ from policies.base import Plan, View, Waiting
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Each request goes to the server with the fewest in flight, then the fewest tokens."""
+    """Each request goes to the server with the fewest sequences in flight, then the fewest tokens."""
 
     def place(self, group: Sequence[Waiting], view: View) -> Plan:
-        load = {server.name: [server.in_flight, server.tokens] for server in view.servers}
-        free = {server.name: server.free for server in view.servers}
+        load = {server: [server.in_flight, server.tokens] for server in view.servers}
+        free = {server: server.free for server in view.servers}
         assignments = {}
         for waiting in group:
-            open_servers = [name for name in load if free[name] >= 1]
+            open_servers = [server for server in load if server.takes(waiting, free[server])]
             if not open_servers:
-                break
-            name = min(open_servers, key=load.__getitem__)
-            load[name][0] += 1
-            load[name][1] += waiting.prompt_tokens + waiting.max_new_tokens
-            free[name] -= 1
-            assignments[waiting.id] = name
+                continue
+            chosen = min(open_servers, key=load.__getitem__)
+            load[chosen][0] += waiting.sequences
+            load[chosen][1] += waiting.prompt_tokens + waiting.max_new_tokens
+            free[chosen] -= waiting.sequences
+            assignments[waiting.id] = chosen.name
         return Plan(assignments)

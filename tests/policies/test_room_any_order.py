@@ -82,11 +82,22 @@ class AnyOrder(RuleBasedStateMachine):
         self.outcomes: dict[Outcome, int] = dict.fromkeys(Outcome, 0)
         self.admitted = 0
 
-    @rule(slack=quarters, priority=st.integers(-1, 2), tokens=st.integers(1, 50), again=st.booleans())
-    def admit(self, slack: float, priority: int, tokens: int, again: bool) -> None:
+    @rule(
+        slack=quarters,
+        priority=st.integers(-1, 2),
+        tokens=st.integers(1, 50),
+        again=st.booleans(),
+        tenant=st.sampled_from(["", "red", "blue"]),
+        sequences=st.sampled_from([1, 1, 1, 2, 5]),
+        server=st.sampled_from(["", "", "", *SERVERS, "nowhere"]),
+    )
+    def admit(self, slack: float, priority: int, tokens: int, again: bool, tenant: str, sequences: int, server: str) -> None:
         id = self.gone.pop() if again and self.gone else f"r{self.admitted}"
         self.admitted += 1
-        waiting = Waiting(id, self.now, self.now + slack, tokens, 2 * tokens, priority=priority)
+        waiting = Waiting(
+            *(id, self.now, self.now + slack, tokens, 2 * tokens),
+            **{"priority": priority, "tenant": tenant, "sequences": sequences, "server": server, "weight": 1.0 + tokens % 3},
+        )
         full = len(self.waiting) >= self.limit
         assert self.room.admit(waiting) is not full
         if full:
@@ -137,8 +148,8 @@ class AnyOrder(RuleBasedStateMachine):
     def tick(self, seconds: float) -> None:
         self.now += seconds
         before = dict.fromkeys(SERVERS, 0)
-        for server in self.in_flight.values():
-            before[server] += 1
+        for id, server in self.in_flight.items():
+            before[server] += self.room._in_flight[id].waiting.sequences
         tick = self.room.tick(self.now, 1e9 + self.now)
         self._leave(tick, before)
         for waiting in tick.expired:
@@ -154,8 +165,11 @@ class AnyOrder(RuleBasedStateMachine):
             assert leaving.waiting is waiting
             assert leaving.outcome in (Outcome.POLICY, Outcome.DEADLINE, Outcome.FAULT, Outcome.DRAINED)
             slots = self.slots[leaving.server]
-            assert slots is None or count[leaving.server] < slots
-            count[leaving.server] += 1
+            # within the slots, or alone on a server that is smaller than itself
+            count[leaving.server] += waiting.sequences
+            assert slots is None or slots > 0
+            assert slots is None or count[leaving.server] <= max(slots, waiting.sequences)
+            assert waiting.server not in SERVERS or leaving.server == waiting.server
             assert leaving.held_s >= 0
             assert leaving.queued_s >= 0
             assert leaving.held_s + leaving.queued_s == self.now - waiting.arrived_at
@@ -188,7 +202,7 @@ class AnyOrder(RuleBasedStateMachine):
         assert queue.oldest_arrival == min((waiting.arrived_at for waiting in held.values()), default=inf)
         for server in self.room.server_views():
             flights = [flight.waiting for id, flight in self.room._in_flight.items() if self.in_flight[id] == server.name]
-            assert server.in_flight == len(flights)
+            assert server.in_flight == sum(waiting.sequences for waiting in flights)
             assert server.tokens == sum(waiting.prompt_tokens + waiting.max_new_tokens for waiting in flights)
 
     def teardown(self) -> None:
