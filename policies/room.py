@@ -285,7 +285,7 @@ class Room:
         planned = waiting.server if self._bound(waiting) else plan.get(waiting.id)
         if planned in self._servers and (server := self._server_view(planned)).takes(waiting, server.free):
             return planned
-        if fault is None:
+        if fault is None or self._bound(waiting):
             return None
         return next((server.name for server in self.server_views() if server.takes(waiting, server.free)), None)
 

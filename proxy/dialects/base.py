@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from re import Pattern
 from typing import Any
+
+from proxy.dialects.values import estimated_tokens
+
+# what one request may be taken to ask for; whoever writes n = 10**9 shall not break the sums of all others
+MOST_SEQUENCES, MOST_TOKENS = 1024, 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +25,38 @@ class Ask:
     max_new_tokens: int  # over all sequences
     model: str = ""
     service_tier: str = ""
+    sequences: int = 1  # slots it takes: copies of each prompt, and prompts of a list
+    previous: str = ""  # the stored answer that this one continues (previous_response_id)
+
+
+def asking(
+    operation: str,
+    data: Mapping[str, Any],
+    prompt: tuple[int, bool],
+    *,
+    tokens_each: int,
+    sequences: int = 1,
+    streamed: bool | None = None,
+    previous: str = "",
+) -> Ask:
+    """An Ask within bounds. `prompt` is tokens and whether they are an estimate; what is told alike everywhere is read here."""
+    sequences = max(1, min(sequences, MOST_SEQUENCES))
+    return Ask(
+        operation=operation,
+        streamed=data.get("stream") is True if streamed is None else streamed,
+        prompt_tokens=max(1, min(prompt[0], MOST_TOKENS)),
+        prompt_estimated=prompt[1],
+        max_new_tokens=max(0, min(tokens_each * sequences, MOST_TOKENS)),
+        model=name(data.get("model")),
+        service_tier=name(data.get("service_tier")),
+        sequences=sequences,
+        previous=previous,
+    )
+
+
+def name(value: object) -> str:
+    """A short text from a body, else none; half a surrogate pair, which JSON can write, could not be passed on."""
+    return value[:256].encode("utf-8", "replace").decode() if isinstance(value, str) else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,24 +65,60 @@ class Usage:
 
     prompt_tokens: int | None = None
     output_tokens: int | None = None
+    cached_tokens: int | None = None  # prompt tokens that the engine found in its prefix cache
+    part: bool = field(default=False, compare=False)  # of one of several sequences, rather than of all so far
 
     def plus(self, other: Usage) -> Usage:
+        """What is known once `other` was told too: a part adds up, a count of all so far takes the place of the last one."""
         return Usage(
-            (self.prompt_tokens or 0) + (other.prompt_tokens or 0), (self.output_tokens or 0) + (other.output_tokens or 0)
+            _both(self.prompt_tokens, other.prompt_tokens, other.part),
+            _both(self.output_tokens, other.output_tokens, other.part),
+            _both(self.cached_tokens, other.cached_tokens, other.part),
+            self.part or other.part,
         )
+
+
+def _both(before: int | None, now: int | None, add: bool) -> int | None:
+    if before is None or now is None:
+        return before if now is None else now
+    return before + now if add else now
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """What one server-sent event tells: how many output tokens, counts, an error's type."""
+    """What one server-sent event tells: how many output tokens, counts, an error's type, the id of a stored thing."""
 
     tokens: int = 0
     usage: Usage | None = None
     error: str = ""
+    id: str = ""
 
 
 NOTHING = Event()
 ONE_TOKEN = Event(tokens=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Injected:
+    """A body changed so that the engine tells its counts, and what takes the extra out of its answer.
+
+    Attributes:
+        strip: from the bytes of one whole event, its blank line included, to what the client would have seen without.
+    """
+
+    body: bytes
+    strip: Callable[[bytes], bytes]
+
+
+def never_inject(path: str, body: bytes) -> Injected | None:
+    return None
+
+
+def nothing_stored(text: str | bytes) -> str:
+    return ""
+
+
+Read = Callable[[Mapping[str, Any]], Ask]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,68 +129,80 @@ class Dialect:
         routes: what generates, by path: reads a request's body.
         read_event: what the data of one server-sent event tells.
         read_answer: counts in the headers (lower case) and body of an answer that was not streamed.
-        usage_adds_up: a stream tells the counts of each of its prompts apart (TGI), not of all so far.
+        usage_adds_up: counts told in several events of a stream belong together; `Usage.plus` knows how.
         error: the body of an error of ours, from path, message and kind.
+        patterns: generating routes with something variable in their path.
+        forms: generating routes whose body is a form (audio): its bytes are read.
+        engine_admin: what changes an engine's state for everybody: "/path", "POST /path", or either with a * at its end.
+        health: a route that tells health and makes the engine do no work.
+        read_id: the id of the stored thing in an answer that was not streamed, else nothing.
+        stored: the id of the stored thing that a path names, else nothing.
+        inject: a changed body, from path and body; None where it is not needed, or not possible unseen.
     """
 
     name: str
     provider: str  # OpenTelemetry's gen_ai.provider.name
-    routes: Mapping[str, Callable[[Mapping[str, Any]], Ask]]
+    routes: Mapping[str, Read]
     read_event: Callable[[bytes], Event]
     read_answer: Callable[[Mapping[bytes, bytes], bytes], Usage]
     error: Callable[[str, str, str], dict[str, object]]
-    usage_adds_up: bool = False
+    usage_adds_up: bool = True
+    patterns: tuple[tuple[Pattern[str], Read], ...] = ()
+    forms: Mapping[str, Callable[[bytes], Ask]] = field(default_factory=dict)
+    engine_admin: frozenset[str] = frozenset()
+    health: str = "/health"
+    read_id: Callable[[bytes], str] = nothing_stored
+    stored: Callable[[str], str] = nothing_stored
+    inject: Callable[[str, bytes], Injected | None] = never_inject
+
+    def generates(self, method: str, path: str) -> bool:
+        return method in ("POST", "PUT") and (self._reader(path) is not None or path in self.forms)
+
+    def administers(self, method: str, path: str) -> bool:
+        """Whether a request would change the engine's state for everybody."""
+        path = path.rstrip("/") or "/"  # FastAPI forgives a slash at the end
+        if path in self.engine_admin or f"{method} {path}" in self.engine_admin:
+            return True
+        return any(
+            (path if entry.startswith("/") else f"{method} {path}").startswith(entry[:-1])
+            for entry in self.engine_admin
+            if entry.endswith("*")
+        )
 
     def ask(self, method: str, path: str, body: bytes) -> Ask | None:
         """What a request asks for; None when it does not generate, or is not readable as what it should be."""
-        read = self.routes.get(path)
-        if read is None or method not in ("POST", "PUT"):
+        if not self.generates(method, path):
             return None
+        if path in self.forms:
+            return self.forms[path](body)
+        read = self._reader(path)
         try:
             data = json.loads(body)
-            if not isinstance(data, dict):
-                return None
-            return read(data)
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):  # a body may be anything
+        except (RecursionError, ValueError) as error:
+            # an engine may yet take what Python does not (a number of 5,000 digits, a thousand brackets)
+            odd = isinstance(error, RecursionError) or not isinstance(error, json.JSONDecodeError | UnicodeDecodeError)
+            return unread(body) if odd and body.lstrip()[:1] == b"{" else None
+        if not isinstance(data, dict) or read is None:
             return None
+        try:
+            return read(data)
+        except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError):  # a body may be anything
+            return unread(body)
+
+    def _reader(self, path: str) -> Read | None:
+        if path in self.routes:
+            return self.routes[path]
+        return next((read for pattern, read in self.patterns if pattern.fullmatch(path)), None)
+
+
+def unread(body: bytes) -> Ask:
+    """What is assumed of a request whose body is an object, but none that we understand: it waits its turn like others."""
+    return asking("text_completion", {}, (len(body) // 4, True), tokens_each=512)
 
 
 def generates(dialect: Dialect, method: str, path: str) -> bool:
-    return path in dialect.routes and method in ("POST", "PUT")
+    return dialect.generates(method, path)
 
 
-def estimated_tokens(text: object) -> int:
-    """Tokens in a text, by the rule of thumb of four characters each; at least one."""
-    return max(_characters(text) // 4, 1)
-
-
-def _characters(value: object) -> int:
-    """Characters of all texts in a JSON value: a prompt, or messages with parts."""
-    if isinstance(value, str):
-        return len(value)
-    if isinstance(value, list):
-        return sum(_characters(item) for item in value)
-    if isinstance(value, dict):
-        return sum(_characters(value[key]) for key in ("content", "text") if key in value)
-    return 0
-
-
-def count(value: object, default: int) -> int:
-    """A positive whole number from a body, else the engine's default."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else default
-
-
-def usage_in(data: bytes) -> Usage | None:
-    """OpenAI's `usage` in a JSON text, where there is one."""
-    try:
-        return usage_member(json.loads(data))
-    except (ValueError, AttributeError, RecursionError):
-        return None
-
-
-def usage_member(data: Mapping[str, Any]) -> Usage | None:
-    """OpenAI's `usage` object."""
-    usage = data.get("usage")
-    if not isinstance(usage, dict):
-        return None
-    return Usage(count(usage.get("prompt_tokens"), 0) or None, count(usage.get("completion_tokens"), 0) or None)
+__all__ = ["MOST_SEQUENCES", "MOST_TOKENS", "NOTHING", "ONE_TOKEN", "Ask", "Dialect", "Event", "Injected", "Usage"]
+__all__ += ["asking", "estimated_tokens", "generates", "name", "never_inject", "nothing_stored", "unread"]

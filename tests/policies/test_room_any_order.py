@@ -96,7 +96,11 @@ class AnyOrder(RuleBasedStateMachine):
         self.admitted += 1
         waiting = Waiting(
             *(id, self.now, self.now + slack, tokens, 2 * tokens),
-            **{"priority": priority, "tenant": tenant, "sequences": sequences, "server": server, "weight": 1.0 + tokens % 3},
+            priority=priority,
+            tenant=tenant,
+            sequences=sequences,
+            server=server,
+            weight=1.0 + tokens % 3,
         )
         full = len(self.waiting) >= self.limit
         assert self.room.admit(waiting) is not full
