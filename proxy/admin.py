@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Response
 from pydantic import BaseModel, ConfigDict
 
+from policies.base import Outcome, ServerView
 from policies.strategy import UnknownStrategy, build
 from proxy.app import App
-from proxy.config import Named
+from proxy.config import Config, Named
+from proxy.fleet import Pool
+from proxy.reload import reload
+from proxy.sources import ConfigError
 
 
 class Change(BaseModel):
@@ -22,8 +28,14 @@ class Change(BaseModel):
     placement: Named | None = None
 
 
-def create_admin(app: App) -> FastAPI:
-    """The admin API of one proxy. It is read far more often than written, and never on the path of a request."""
+def create_admin(app: App, read: Callable[[], Config] | None = None) -> FastAPI:
+    """The admin API of one proxy. It is read far more often than written, and never on the path of a request.
+
+    Args:
+        app: whose.
+        read: reads the configuration again; without it there is none to read.
+    """
+    read = read or (lambda: app.config)
     api = FastAPI(title="Paceline admin", version=version("paceline"))
 
     @api.get("/healthz")
@@ -34,9 +46,10 @@ def create_admin(app: App) -> FastAPI:
     @api.get("/readyz")
     async def readyz(response: Response) -> dict[str, Any]:
         """Requests are welcome: an upstream has answered, and no shutdown is under way."""
-        ready = bool(app.found) and not app.forward.draining
+        answered = any(server.found is not None for server in app.fleet.servers)
+        ready = answered and not app.forward.draining
         response.status_code = 200 if ready else 503
-        return {"ready": ready, "upstream_answered": bool(app.found), "draining": app.forward.draining}
+        return {"ready": ready, "upstream_answered": answered, "draining": app.forward.draining}
 
     @api.get("/status")
     async def status() -> dict[str, Any]:
@@ -64,19 +77,29 @@ def create_admin(app: App) -> FastAPI:
     @api.get("/policy")
     async def policy() -> dict[str, Any]:
         """The strategy in force."""
-        return app.scheduler.strategy.describe()
+        return app.fleet.default.scheduler.strategy.describe()
 
     @api.put("/policy")
     async def use(change: Change) -> dict[str, Any]:
-        """Put another strategy in force; nobody who waits is lost."""
-        strategy = app.scheduler.strategy
+        """Put another strategy in force, for all groups of servers; nobody who waits is lost."""
+        strategy = app.fleet.default.scheduler.strategy
         now = {key: Named.model_validate(value) for key, value in strategy.describe().items()}
         try:
             new = build((change.policy or now["policy"]).choice(), (change.placement or now["placement"]).choice())
         except UnknownStrategy as error:
             raise HTTPException(422, str(error)) from error
-        app.scheduler.use(new)
+        for pool in app.fleet.pools.values():
+            pool.scheduler.use(new)
         return new.describe()
+
+    @api.post("/reload")
+    async def read_again() -> dict[str, Any]:
+        """Read the configuration again, from where it came, and put it in force: all of it or, with 422, nothing."""
+        try:
+            reload(app, read())
+        except ConfigError as error:
+            raise HTTPException(422, str(error)) from error
+        return _version(app)
 
     @api.get("/metrics")
     async def metrics() -> Response:
@@ -88,25 +111,45 @@ def create_admin(app: App) -> FastAPI:
 
 
 def describe(app: App) -> dict[str, Any]:
-    """The answer of `/status`."""
-    room, forward = app.scheduler.room, app.forward
+    """The answer of `/status`. Without names, it is of all groups together."""
+    fleet, forward = app.fleet, app.forward
+    schedulers = [pool.scheduler for pool in fleet.pools.values()]
+    now_s = fleet.default.scheduler.clock()
     return {
         "version": version("paceline"),
-        "now_s": app.scheduler.clock(),
-        "strategy": app.scheduler.strategy.describe(),
-        "dialect": forward.dialect.name,
+        "config": _version(app),
+        "now_s": now_s,
+        "strategy": fleet.default.scheduler.strategy.describe(),
+        "dialect": fleet.default.dialect.name,
         "draining": forward.draining,
-        "room": {"held": room.held, "ready": room.ready, "in_flight": room.in_flight},
-        "servers": [
-            {"name": s.name, "in_flight": s.in_flight, "tokens": s.tokens, "slots": s.slots, "healthy": s.healthy}
-            for s in room.server_views()
-        ],
-        "outcomes": {str(outcome): count for outcome, count in app.scheduler.outcomes.items()},
-        "requests": {
-            "completed": forward.completed,
-            "failed": forward.failed,
-            "prompt_tokens": forward.prompt_tokens,
-            "output_tokens": forward.output_tokens,
+        "room": {
+            "held": fleet.sum(lambda room: room.held),
+            "ready": fleet.sum(lambda room: room.ready),
+            "in_flight": fleet.sum(lambda room: room.in_flight),
         },
-        "energy": app.energy.describe(app.scheduler.clock()) if app.energy is not None else None,
+        "servers": [_server(pool, view) for pool in fleet.pools.values() for view in pool.scheduler.room.server_views()],
+        "admitted": sum(scheduler.admitted for scheduler in schedulers),
+        "outcomes": {str(outcome): sum(scheduler.outcomes[outcome] for scheduler in schedulers) for outcome in Outcome},
+        "requests": {"open": forward.open, "body_bytes": forward.admission.total.bytes, **asdict(forward.counts)},
+        "energy": app.energy.describe(now_s) if app.energy is not None else None,
+    }
+
+
+def _version(app: App) -> dict[str, Any]:
+    return {"generation": app.generation, "digest": app.config.digest()}
+
+
+def _server(pool: Pool, view: ServerView) -> dict[str, Any]:
+    server = pool.servers[view.name]
+    return {
+        "name": view.name,
+        "group": pool.name,
+        "dialect": server.dialect.name if server.dialect is not None else None,
+        "model": server.found.model if server.found is not None else None,
+        "in_flight": view.in_flight,
+        "tokens": view.tokens,
+        "slots": view.slots,
+        "healthy": view.healthy,
+        "circuit": server.breaker.circuit.value,
+        "connections": server.client.connections,
     }

@@ -10,24 +10,18 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 
-import httpx
-
-from policies.room import Room
+from policies.base import Outcome
+from proxy.checks import Checks
 from proxy.config import Config
-from proxy.dialects import DIALECTS
 from proxy.energy import Energy, create_energy
+from proxy.fleet import Fleet, Pool, create_fleet
 from proxy.forward import Forward
-from proxy.probe import Found, ask
-from proxy.scheduler import Scheduler
-from proxy.upstream import Client
-from telemetry.gauges import Gauges
+from telemetry.gauges import ConfigVersion, Gauges, ServerGauge
 from telemetry.ledger import Entry, Ledger
 from telemetry.otel import Telemetry
-from telemetry.snapshot import UNKNOWN
+from telemetry.snapshot import UNKNOWN, Snapshot
 
 log = logging.getLogger("paceline.app")
-
-PROBE_EVERY_S = 2.0
 
 
 @dataclass(slots=True)
@@ -35,60 +29,67 @@ class App:
     """All parts of one proxy. Requests run through `forward`, which alone is an ASGI app of the data port."""
 
     config: Config
+    environ: Mapping[str, str]
     ledger: Ledger
-    scheduler: Scheduler
-    client: Client
+    fleet: Fleet
     forward: Forward
+    checks: Checks
     energy: Energy | None  # None: there is no meter, so energy is unknown
     telemetry: Telemetry
-    found: dict[str, Found] = field(default_factory=dict)  # by URL: what has answered, and how
-    asked: bool = False  # so that a server that is not there yet is said once
-    _background: list[asyncio.Task[None]] = field(default_factory=list)
+    generation: int = 1  # of the configuration; one more with each reload
+    _background: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def start(self) -> None:
         """Ask the upstreams what they are, and start the meters."""
-        async with httpx.AsyncClient(timeout=2.0, trust_env=False) as probe:
-            await self._discover(probe)
-        self.asked = True
-        self._background.append(asyncio.create_task(self._discover_later(), name="paceline-discover"))
+        await self.checks.start()
         if self.energy is not None:
-            self._background.append(asyncio.create_task(self.energy.run(), name="paceline-energy"))
+            self.run(self.energy.run(), "paceline-energy")
+
+    def run(self, coroutine: object, name: str) -> None:
+        """Something in the background, until it ends or the proxy does."""
+        task: asyncio.Task[None] = asyncio.create_task(coroutine, name=name)  # type: ignore[arg-type]
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
 
     def drain(self) -> None:
-        """Whoever waits leaves now; the admin port says not ready."""
+        """Whoever waits leaves now, or is refused; the admin port says not ready."""
         self.forward.draining = True
-        self.scheduler.drain()
+        for pool in self.fleet.pools.values():
+            pool.scheduler.drain()
+            if self.config.drain.waiting == "refuse":
+                pool.scheduler.refuse_waiting(Outcome.DRAINED)
+
+    def cut(self) -> None:
+        """The grace is over: whoever waits is refused, and what runs breaks off."""
+        for pool in self.fleet.pools.values():
+            pool.scheduler.refuse_waiting(Outcome.DRAINED)
+        self.forward.cut()
 
     async def stop(self) -> None:
         """Give everything back, after the data port has closed."""
-        for task in self._background:
+        await self.checks.stop()
+        for task in list(self._background):
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
         if self.energy is not None:
             self.energy.close()
-        await self.client.close()
+        for server in self.fleet.servers:
+            await server.close()
         await asyncio.to_thread(self.telemetry.shutdown)
 
-    async def _discover_later(self) -> None:
-        async with httpx.AsyncClient(timeout=2.0, trust_env=False) as probe:
-            while len(self.found) < len(self.config.upstreams):
-                await asyncio.sleep(PROBE_EVERY_S)
-                await self._discover(probe)
+    def tell(self, pool: Pool) -> None:
+        """Telemetry is told what a pool's room does."""
+        scheduler, telemetry = pool.scheduler, self.telemetry
+        scheduler.on_outcome = lambda outcome: telemetry.released(outcome.value, scheduler.strategy.policy_name)
+        scheduler.on_group = lambda size: telemetry.group(size, scheduler.strategy.policy_name)
+        scheduler.on_fault = lambda: telemetry.fault(scheduler.strategy.policy_name)
+        scheduler.on_tick = telemetry.tick
 
-    async def _discover(self, probe: httpx.AsyncClient) -> None:
-        """Slots from each server that tells them, and the dialect from the first of those that have answered."""
-        missing = [upstream for upstream in self.config.upstreams if upstream.url not in self.found]
-        answers = await asyncio.gather(*(ask(probe, upstream.url) for upstream in missing))
-        for upstream, found in zip(missing, answers, strict=True):
-            if found is None:
-                log.log(logging.DEBUG if self.asked else logging.WARNING, "upstream %s does not answer yet", upstream.url)
-                continue
-            log.info("upstream %s speaks %s %s", upstream.url, found.dialect.name, found.model)
-            self.scheduler.set_slots(upstream.url, upstream.slots or found.slots)
-            if not self.found and self.config.dialect == "auto":
-                self.forward.dialect = found.dialect
-            self.found[upstream.url] = found
+    def observe(self, snapshot: Snapshot) -> None:
+        """The meters have new readings."""
+        for pool in self.fleet.pools.values():
+            pool.scheduler.observe(snapshot)
 
 
 def create_app(config: Config, environ: Mapping[str, str]) -> App:
@@ -96,31 +97,22 @@ def create_app(config: Config, environ: Mapping[str, str]) -> App:
 
     Args:
         config: everything that can be set.
-        environ: for OpenTelemetry's standard variables.
+        environ: for OpenTelemetry's standard variables, and for servers' keys.
     """
-    strategy, model = config.strategy(), config.step_model()
-    room = Room(
-        strategy.policy,
-        strategy.placement,
-        {upstream.url: upstream.slots for upstream in config.upstreams},
-        queue_limit=config.queue.limit,
-        queue_timeout_s=config.queue.timeout_s,
-    )
-    ledger, client = Ledger(), Client(connect_timeout_s=config.connect_timeout_s, answer_timeout_s=config.answer_timeout_s)
-    scheduler = Scheduler(room, strategy)
-    forward = Forward(config, scheduler, client, ledger, model)
-    if config.dialect != "auto":
-        forward.dialect = DIALECTS[config.dialect]
+    model, ledger, fleet = config.step_model(), Ledger(), create_fleet(config, environ)
+    forward = Forward(config, fleet, ledger, model)
     energy = create_energy(config, model)
-    telemetry = Telemetry.start(lambda: _gauges(room, energy), environ, version=version("paceline"))
-    app = App(config, ledger, scheduler, client, forward, energy, telemetry)
-    _tell(app)
+    telemetry = Telemetry.start(lambda: _gauges(app), environ, version=version("paceline"))
+    app = App(config, environ, ledger, fleet, forward, Checks(config, fleet), energy, telemetry)
+    for pool in fleet.pools.values():
+        app.tell(pool)
+    _connect(app)
     return app
 
 
-def _tell(app: App) -> None:
-    """Who is told what: the domain of joules of each request that leaves, and telemetry of everything."""
-    scheduler, forward, energy, telemetry = app.scheduler, app.forward, app.energy, app.telemetry
+def _connect(app: App) -> None:
+    """Who is told what: the domain of joules of each request that leaves, and telemetry of each that ends."""
+    forward, energy, telemetry = app.forward, app.energy, app.telemetry
 
     def ended(entry: Entry) -> None:
         telemetry.request_ended(entry)
@@ -128,16 +120,13 @@ def _tell(app: App) -> None:
             entry.tokens.clear()  # nobody will settle them
             telemetry.request_final(entry)
 
-    scheduler.on_outcome = lambda outcome: telemetry.released(outcome.value, scheduler.strategy.policy_name)
-    scheduler.on_group = lambda size: telemetry.group(size, scheduler.strategy.policy_name)
-    scheduler.on_fault = lambda: telemetry.fault(scheduler.strategy.policy_name)
-    scheduler.on_tick = telemetry.tick
     # later, so that no response waits for its own statistics
     forward.on_end = lambda entry: later(ended, entry)
+    forward.on_retry = telemetry.retried
     if energy is not None:
         forward.on_release = energy.join
         energy.on_final = telemetry.request_final
-        energy.on_reading = scheduler.observe
+        energy.on_reading = app.observe
 
 
 def later(tell: Callable[[Entry], None], entry: Entry) -> None:
@@ -145,13 +134,21 @@ def later(tell: Callable[[Entry], None], entry: Entry) -> None:
     asyncio.get_running_loop().call_soon(tell, entry)
 
 
-def _gauges(room: Room, energy: Energy | None) -> Gauges:
+def _gauges(app: App) -> Gauges:
     """What is exported as it is now."""
+    fleet, energy = app.fleet, app.energy
+    servers = [
+        ServerGauge(view.name, pool.name, view.in_flight, str(pool.servers[view.name].breaker.circuit))
+        for pool in fleet.pools.values()
+        for view in pool.scheduler.room.server_views()
+    ]
     return Gauges(
         now_s=time.monotonic(),
-        held=room.held,
-        ready=room.ready,
-        in_flight={server.name: server.in_flight for server in room.server_views()},
+        held=fleet.sum(lambda room: room.held),
+        ready=fleet.sum(lambda room: room.ready),
+        body_bytes=app.forward.admission.total.bytes,
+        servers=servers,
         telemetry=energy.snapshot() if energy is not None else UNKNOWN,
         domains=energy.totals() if energy is not None else (),
+        config=ConfigVersion(app.generation, app.config.digest()),
     )

@@ -12,6 +12,7 @@ COMMANDS = {
     "demo": "bench.demo:command",
     "engine": "bench.engine.server:command",
     "load": "bench.load:command",
+    "key": "proxy.keys:command",
 }
 
 

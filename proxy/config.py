@@ -1,32 +1,17 @@
-"""One strict, frozen tree of everything that can be set: defaults < file < environment < flags, read once.
-
-Environment variables are `PACELINE_` and the key, with `__` between levels (`PACELINE_QUEUE__LIMIT=500`); their values,
-and those of `--set`, are read as TOML where they are TOML, else as text.
-"""
+"""One strict, frozen tree of everything that can be set; `proxy/sources.py` reads it."""
 
 from __future__ import annotations
 
-import json
-import re
-import tomllib
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+import hashlib
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from policies.strategy import Choice, Strategy, UnknownStrategy, build, build_placement, build_policy
+from policies.base import Tier
+from policies.strategy import Choice, Strategy, build
 from telemetry.cost import BUILT_IN, StepModel, load_profile
-
-PREFIX = "PACELINE_"
-
-# the flags that are not called as their keys are
-FLAGS = {"upstreams": "--upstream", "policy.name": "--policy", "placement.name": "--placement", "energy.meter": "--meter"}
-
-
-class ConfigError(Exception):
-    """Everything that is wrong with a configuration, one line each."""
 
 
 class Section(BaseModel):
@@ -37,23 +22,50 @@ class Section(BaseModel):
 
 def _base_url(text: str) -> str:
     parts = urlsplit(text)
+    if parts.username or parts.password:
+        raise ValueError("must not hold a user name or a password; key_file or key_env give a server its key")
+    if parts.scheme == "unix" and not parts.netloc and parts.path.startswith("/"):
+        return text
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise ValueError("must be http://host:port or https://host:port, with a path at most")
+        raise ValueError("must be http://host:port or https://host:port, with a path at most, or unix:///path/of/socket")
     return text.rstrip("/")
 
 
+def _hash(text: str) -> str:
+    if len(text) != 64 or set(text) - set("0123456789abcdef"):
+        raise ValueError("must be the SHA-256 of a key in hexadecimal (`paceline key` makes both)")
+    return text
+
+
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
+KeyHash = Annotated[str, AfterValidator(_hash)]
 Seconds = Annotated[float, Field(ge=0)]
+Some = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
 Port = Annotated[int, Field(ge=0, le=65535)]
+DialectName = Literal["auto", "tgi", "vllm", "sglang", "llamacpp", "transformers", "openai"]
 
 
 class Upstream(Section):
     """One inference server."""
 
     url: BaseUrl
-    slots: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="most requests at once; not set: what a TGI server's /info says, else no limit"
-    )
+    slots: Count | None = Field(None, description="most sequences at once; not set: what the server tells, else no limit")
+    group: str = Field("default", description="servers of one group can serve the same requests, and share a queue")
+    dialect: DialectName = Field("auto", description="what it speaks, if it is not asked")
+    key_file: str | None = Field(None, description="file that holds the API key to send it instead of the client's")
+    key_env: str | None = Field(None, description="environment variable that holds that key")
+    ca_file: str | None = Field(None, description="certificates to trust instead of the system's")
+    verify: bool = Field(True, description="false: take any certificate")
+    http_proxy: BaseUrl | None = Field(None, description="HTTP proxy on the way to it; HTTPS_PROXY and its like are ignored")
+
+
+class Model(Section):
+    """Where requests for a model go."""
+
+    name: str = Field(description="what clients ask for; `*` stands for anything")
+    group: str = "default"
+    rewrite: str | None = Field(None, description="the name that the servers know it by")
 
 
 class Named(Section):
@@ -95,8 +107,74 @@ class Slack(Section):
 class Queue(Section):
     """The bounds of the waiting room."""
 
-    limit: Annotated[int, Field(ge=1)] = Field(100_000, description="most requests waiting; one more gets 429")
+    limit: Count = Field(100_000, description="most requests waiting; one more gets 429")
+    tenant_limit: Count | None = Field(None, description="most requests of one tenant waiting")
     timeout_s: Seconds = Field(60.0, description="longest wait for a slot, after any hold; then 503")
+    bytes: Count = Field(1 << 30, description="most octets of request bodies in memory; one more request gets 429")
+    tenant_bytes: Count | None = Field(None, description="most octets of one tenant's")
+
+
+class Tenant(Section):
+    """Whose requests they are: its keys, its share, its bounds."""
+
+    name: str
+    key_hashes: tuple[KeyHash, ...] = Field((), description="SHA-256 of its keys, in hexadecimal")
+    weight: Some = Field(1.0, description="its share of scarce slots, against other tenants' weights")
+    priority: int = Field(0, description="added to its tier's: higher leaves first when slots are scarce")
+    limit: Count | None = Field(None, description="most requests waiting; not set: queue.tenant_limit")
+    bytes: Count | None = Field(None, description="most octets of bodies in memory; not set: queue.tenant_bytes")
+    slack_s: Seconds | None = Field(None, description="slack of its requests that name none, within their tier's maximum")
+
+
+class Auth(Section):
+    """Who may use the data port."""
+
+    required: bool = Field(False, description="only who holds a tenant's key; it is then not passed on")
+    open_paths: tuple[str, ...] = Field(("/health", "/ping"), description="paths that need no key")
+
+
+class Objective(Section):
+    """What an `x-gateway-inference-objective` stands for."""
+
+    name: str
+    tier: Literal["priority", "interactive", "flex", "batch"] = "interactive"
+    priority: int = Field(0, description="added to its tier's")
+
+    @property
+    def as_tier(self) -> Tier:
+        return Tier(self.tier)
+
+
+class Limits(Section):
+    """What one client may ask of this process."""
+
+    body_bytes: Count = Field(64 << 20, description="longest request body; a longer one gets 413")
+    header_bytes: Count = Field(64 << 10, description="longest request head; a longer one gets 431")
+    header_timeout_s: Some = Field(20.0, description="longest wait for a whole request head")
+    body_timeout_s: Some = Field(30.0, description="longest silence within a request body; then 408")
+    idle_timeout_s: Count = Field(75, description="idle connections of clients are closed after this; whole seconds")
+    stall_timeout_s: Some = Field(120.0, description="a client that takes nothing of its answer for so long is let go")
+    stream_window_bytes: Count = Field(64 << 10, description="octets of one answer that wait in memory for a slow client")
+
+
+class Health(Section):
+    """When a server is left alone, and when it is tried again."""
+
+    every_s: Seconds = Field(5.0, description="seconds between active checks, by the dialect's cheap route; 0: none")
+    timeout_s: Some = Field(2.0, description="longest wait for such a check")
+    failures: Count = Field(3, description="failures in a row, of checks or of requests, that open a server's circuit")
+    open_s: Some = Field(2.0, description="how long an open circuit stays so; doubles with each failed trial")
+    max_open_s: Some = Field(60.0, description="... up to this")
+
+
+class Drain(Section):
+    """What SIGTERM does."""
+
+    linger_s: Seconds = Field(0.0, description="go on listening for so long after readiness is off, for load balancers")
+    waiting: Literal["release", "refuse"] = Field(
+        "release", description="requests that are held leave at once, or get 503 with retry-after"
+    )
+    grace_s: Seconds = Field(30.0, description="then what still waits gets 503, and what still runs is cut off")
 
 
 class Domain(Section):
@@ -121,23 +199,33 @@ class Config(Section):
     """The whole tree."""
 
     upstreams: tuple[Annotated[Upstream, BeforeValidator(lambda v: {"url": v} if isinstance(v, str) else v)], ...] = Field(
-        min_length=1, description="the servers: a URL each, or a table of `url` and `slots` (most requests at once)"
+        min_length=1, description="the servers: a URL each, or a table; see [upstreams](#upstreams)"
     )
+    models: tuple[Model, ...] = Field((), description="routes by model name; see [models](#models). None: all go to one group")
     host: str = Field("0.0.0.0", description="address of the data port")
     port: Port = Field(8080, description="data port; 0 takes a free one")
     admin_host: str = Field("127.0.0.1", description="address of the admin port")
     admin_port: Port = Field(9464, description="admin port: API, metrics, probes")
-    dialect: Literal["auto", "tgi", "openai"] = Field("auto", description="auto asks the first upstream")
+    dialect: DialectName = Field("auto", description="what the servers speak; auto asks them")
+    usage: Literal["observe", "inject"] = Field(
+        "observe", description="inject: ask engines for token counts that a stream would not tell, and take them out again"
+    )
+    busy: Literal["pass", "wait"] = Field(
+        "pass", description="what is done with a server's own 429 or 503: passed on, or waited for within queue.timeout_s"
+    )
     policy: Named = Named(name="span")
     placement: Named = Named(name="spread")
     slack: Slack = Slack()
     queue: Queue = Queue()
+    tenants: tuple[Tenant, ...] = Field((), description="tables; see [tenants](#tenants)")
+    objectives: tuple[Objective, ...] = Field((), description="tables; see [objectives](#objectives)")
+    auth: Auth = Auth()
+    limits: Limits = Limits()
+    health: Health = Health()
+    drain: Drain = Drain()
     energy: Energy = Energy()
-    connect_timeout_s: Annotated[float, Field(gt=0)] = Field(5.0, description="longest wait for a connection to a server")
-    answer_timeout_s: Annotated[float, Field(gt=0)] | None = Field(
-        None, description="longest silence of a server; not set: no limit"
-    )
-    drain_s: Seconds = Field(30.0, description="grace for requests in flight after SIGTERM")
+    connect_timeout_s: Some = Field(5.0, description="longest wait for a connection to a server")
+    answer_timeout_s: Some = Field(600.0, description="longest silence of a server, before its answer or within it")
     allow_engine_admin: bool = Field(False, description="let /sleep, /wake_up and their like through the data port")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
@@ -148,151 +236,18 @@ class Config(Section):
     def step_model(self) -> StepModel:
         return load_profile(self.energy.profile)
 
+    def groups(self) -> tuple[str, ...]:
+        """Names of the groups of servers, in order of appearance; the first is where unnamed models go."""
+        return tuple(dict.fromkeys(upstream.group for upstream in self.upstreams))
 
-def load(file: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any]) -> Config:
-    """The configuration of all sources together.
-
-    Args:
-        file: a TOML file.
-        environ: the process's environment.
-        flags: what the command line says, as dotted keys and values.
-
-    Raises:
-        ConfigError: with every problem, its key, its place and what is allowed.
-    """
-    merged = Config.model_construct(upstreams=()).model_dump(mode="json", exclude={"upstreams"})
-    places: dict[str, str] = {}
-    for place, key, value in (
-        *_from_file(file),
-        *_from_environ(environ),
-        *((f"flag {_flag(k)}", k, v) for k, v in flags.items()),
-    ):
-        try:
-            _put(merged, key.split("."), value)
-        except TypeError as error:
-            raise ConfigError(f"{place}: {key}: {error}") from error
-        places[key] = place
-    problems: list[str] = []
-    try:
-        # JSON mode: strict about types, yet arrays become tuples
-        config = Config.model_validate_json(json.dumps(merged, default=str))
-    except ValidationError as error:
-        told = [problem for problem in error.errors() if problem["type"] != "too_short" or len(error.errors()) == 1]
-        raise ConfigError("\n".join(_explain(problem, places) for problem in told)) from error
-    for key, check in (
-        ("policy", lambda: build_policy(config.policy.choice())),
-        ("placement", lambda: build_placement(config.placement.choice())),
-        ("energy.profile", config.step_model),
-        ("energy.domains", lambda: _check_domains(config)),
-    ):
-        try:
-            check()
-        except (UnknownStrategy, ValueError) as error:
-            problems.append(f"{_place(key, places)}: {error}")
-    if problems:
-        raise ConfigError("\n".join(problems))
-    return config
+    def digest(self) -> str:
+        """Twelve hexadecimal digits that tell one configuration from another. It holds no secret, and neither do they."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:12]
 
 
-def _from_file(file: Path | None) -> Iterator[tuple[str, str, Any]]:
-    if file is None:
-        return
-    try:
-        tree = tomllib.loads(file.read_text())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{file}: {error}") from error
-    for key, value in tree.items():
-        yield str(file), key, value
-
-
-def _from_environ(environ: Mapping[str, str]) -> Iterator[tuple[str, str, Any]]:
-    for name, text in sorted(environ.items()):
-        if name.startswith(PREFIX) and not _is_service_link(name, text):
-            yield f"environment {name}", name.removeprefix(PREFIX).lower().replace("__", "."), toml_or_text(text)
-
-
-def _is_service_link(name: str, text: str) -> bool:
-    """Kubernetes sets such variables for every service, one named `paceline` among them."""
-    return text.startswith(("tcp://", "udp://")) or re.search(r"_SERVICE_(HOST|PORT)|_PORT_\d+_(TCP|UDP)", name) is not None
-
-
-def toml_or_text(text: str) -> Any:
-    """A value as TOML writes it, else the text itself."""
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
-
-
-def _put(tree: dict[str, Any], path: list[str], value: Any) -> None:
-    """Lay a stronger source's value over the tree."""
-    *parents, last = path
-    for parent in parents:
-        below = tree.setdefault(parent, {})
-        if not isinstance(below, dict):
-            raise TypeError(f"{parent!r} is no table")
-        tree = below
-    if isinstance(value, dict) and isinstance(tree.get(last), dict):
-        for key, inner in value.items():
-            _put(tree[last], [key], inner)
-    else:
-        tree[last] = value
-
-
-def _explain(problem: Any, places: Mapping[str, str]) -> str:
-    key = ".".join(str(part) for part in problem["loc"])
-    allowed = ""
-    if problem["type"] == "extra_forbidden":
-        fields = _fields_at(problem["loc"][:-1])
-        allowed = f"; allowed here: {', '.join(fields)}" if fields else ""
-        return f"{_place(key, places)}: no such key{allowed}"
-    if problem["type"] == "missing":
-        return f"{_place(key, places)}: missing" + ("; give at least one --upstream URL" if key == "upstreams" else "")
-    given = json.dumps(problem["input"], default=str)
-    return f"{_place(key, places)}: {problem['msg'].removeprefix('Value error, ')} (given: {given[:80]})"
-
-
-def _flag(key: str) -> str:
-    """The command line's name of a key."""
-    parent, _, parameter = key.rpartition(".params.")
-    if parent:
-        return f"--set{'-placement' if parent == 'placement' else ''} {parameter}"
-    return FLAGS.get(key, "--" + key.replace("_", "-"))
-
-
-def _fields_at(loc: tuple[Any, ...]) -> list[str]:
-    """Names allowed in the section at `loc`."""
-    section: Any = Config
-    for part in loc:
-        if isinstance(part, int):
-            continue
-        annotation = section.model_fields[part].annotation
-        section = next((s for s in _sections(annotation)), None)
-        if section is None:
-            return []
-    return list(section.model_fields)
-
-
-def _sections(annotation: Any) -> Iterator[type[Section]]:
+def sections_of(annotation: Any) -> Iterator[type[Section]]:
+    """The sections that a field's type is made of."""
     if isinstance(annotation, type) and issubclass(annotation, Section):
         yield annotation
     for inner in getattr(annotation, "__args__", ()):
-        yield from _sections(inner)
-
-
-def _place(key: str, places: Mapping[str, str]) -> str:
-    """The key, and which source set it or a part of it."""
-    near = [
-        place for known, place in places.items() if key == known or key.startswith(known + ".") or known.startswith(key + ".")
-    ]
-    return f"{key} ({', '.join(dict.fromkeys(near))})" if near else key
-
-
-def _check_domains(config: Config) -> None:
-    urls = {upstream.url for upstream in config.upstreams}
-    served = [url for domain in config.energy.domains for url in domain.upstreams]
-    for url in served:
-        if url not in urls:
-            raise ValueError(f"{url} is no upstream; they are {', '.join(sorted(urls))}")
-        if served.count(url) > 1:
-            raise ValueError(f"{url} is in more than one domain")
+        yield from sections_of(inner)

@@ -37,9 +37,14 @@ class MeteredDomain:
 
 @dataclass(slots=True)
 class Energy:
-    """All domains. Requests join the domain of the server that they leave to."""
+    """All domains. Requests join the domain of the server that they leave to.
+
+    Attributes:
+        serves_all: nobody said which servers the devices serve, so all of them.
+    """
 
     domains: list[MeteredDomain]
+    serves_all: bool = False
     on_final: Callable[[Entry], None] = lambda entry: None
     on_reading: Callable[[Snapshot], None] = lambda snapshot: None
 
@@ -50,6 +55,12 @@ class Energy:
                 domain.account.join(entry)
             else:
                 domain.account.leave(entry)
+
+    def serve(self, upstreams: set[str]) -> None:
+        """The servers are others now. One that no domain was configured for has unknown energy until a restart."""
+        if self.serves_all:
+            for domain in self.domains:
+                domain.upstreams = tuple(sorted(upstreams))
 
     def covers(self, entry: Entry) -> bool:
         """Whether the request's joules will be known: it left to a server that a meter sees."""
@@ -152,7 +163,7 @@ def create_energy(config: Config, model: StepModel) -> Energy | None:
     except MeterUnavailable as error:
         log.warning("energy is unknown: %s", error)
         return None
-    return Energy(domains) if domains else None
+    return Energy(domains, serves_all=not config.energy.domains and config.energy.meter != "simulated") if domains else None
 
 
 def _meters(config: Config) -> Iterator[tuple[Domain, Meter]]:

@@ -16,11 +16,10 @@ from telemetry.snapshot import Snapshot
 log = logging.getLogger("paceline.scheduler")
 
 FAULT_LOG_EVERY_S = 60.0
-AVOID_S = 2.0  # how long a server is left alone that refused a connection
 
 
 class Refused(Exception):
-    """A request that gets no turn: `outcome` says why (rejected, expired, fault)."""
+    """A request that gets no turn: `outcome` says why (rejected, expired, drained, fault)."""
 
     def __init__(self, outcome: Outcome) -> None:
         super().__init__(outcome.value)
@@ -49,6 +48,7 @@ class Scheduler:
     on_fault: Callable[[], None] = lambda: None
     on_tick: Callable[[float], None] = lambda seconds: None
     outcomes: dict[str, int] = field(default_factory=lambda: {outcome.value: 0 for outcome in Outcome})
+    admitted: int = 0  # stays in the room that were asked for; each has, or will have, one outcome
     _turns: dict[str, asyncio.Future[Leaving]] = field(default_factory=dict)
     _ticking: bool = False
     _alarm: asyncio.TimerHandle | None = None
@@ -60,6 +60,7 @@ class Scheduler:
         Raises:
             Refused: the queue is full, or no server had a slot in time.
         """
+        self.admitted += 1
         if not self.room.admit(waiting):
             self._count(Outcome.REJECTED)
             raise Refused(Outcome.REJECTED)
@@ -77,6 +78,11 @@ class Scheduler:
             raise
         finally:
             self._turns.pop(waiting.id, None)
+
+    def reject(self) -> None:
+        """A request came that gets no turn, for a reason that is not the room's."""
+        self.admitted += 1
+        self._count(Outcome.REJECTED)
 
     def first_token(self, id: str) -> None:
         self.room.first_token(id, self.clock())
@@ -98,26 +104,31 @@ class Scheduler:
         self.room.use(strategy.policy, strategy.placement)
         self._touch()
 
-    def set_slots(self, server: str, slots: int | None) -> None:
+    def set_server(self, server: str, *, healthy: bool, slots: int | None) -> None:
+        """Whether a server may be used, and for how many sequences at once."""
+        self.room.set_health(server, healthy=healthy)
         self.room.set_slots(server, slots)
         self._touch()
 
-    def avoid(self, server: str) -> bool:
-        """No connection to a server: nobody goes there for a while, if there is another; False if there is none."""
-        if not any(view.healthy and view.name != server for view in self.room.server_views()):
-            return False
-        self.room.set_health(server, healthy=False)
-        asyncio.get_running_loop().call_later(AVOID_S, self._try_again, server)
-        return True
-
-    def _try_again(self, server: str) -> None:
-        self.room.set_health(server, healthy=True)
+    def add_server(self, server: str, slots: int | None) -> None:
+        self.room.add_server(server, slots)
         self._touch()
+
+    def retire_server(self, server: str) -> None:
+        self.room.retire_server(server)
 
     def drain(self) -> None:
         """Holds end now, and nobody is held again."""
         self.room.draining = True
         self._touch()
+
+    def refuse_waiting(self, outcome: Outcome) -> None:
+        """Whoever waits, waits no longer, and does not leave."""
+        for id, turn in self._turns.items():
+            self.room.cancel(id)
+            if not turn.done():
+                self._count(outcome)
+                turn.set_exception(Refused(outcome))
 
     def _touch(self) -> None:
         """Something happened: tick once this instant is over."""
@@ -134,7 +145,7 @@ class Scheduler:
             tick = self.room.tick(now, time.time())
         except Exception:  # a fault of ours; nobody may wait for ever because of it
             log.exception("the waiting room failed; whoever waits is refused")
-            self._refuse_all()
+            self.refuse_waiting(Outcome.FAULT)
             return
         if tick.fault is not None:
             self._report(tick.fault, now)
@@ -161,13 +172,6 @@ class Scheduler:
                 turn.set_exception(Refused(Outcome.EXPIRED))
         if tick.leaving:
             self.on_group(len(tick.leaving))
-
-    def _refuse_all(self) -> None:
-        for id, turn in self._turns.items():
-            self.room.cancel(id)
-            if not turn.done():
-                self._count(Outcome.FAULT)
-                turn.set_exception(Refused(Outcome.FAULT))
 
     def _count(self, outcome: Outcome) -> None:
         self.outcomes[outcome] += 1

@@ -7,6 +7,8 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,11 @@ import click
 
 from proxy.admin import create_admin
 from proxy.app import App, create_app
-from proxy.config import Config, ConfigError, load, toml_or_text
-from proxy.listen import CannotListen, address, http_server, listen
+from proxy.config import Config
+from proxy.dialects import DIALECTS
+from proxy.listen import CannotListen, Server, address, http_server, listen, said_already
+from proxy.reload import reload
+from proxy.sources import ConfigError, load, toml_or_text
 
 log = logging.getLogger("paceline.serve")
 
@@ -24,12 +29,13 @@ LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 @click.command("serve", short_help="run the proxy")
 @click.option("--upstream", "upstreams", multiple=True, metavar="URL", help="An inference server; may be repeated.")
-@click.option("--dialect", type=click.Choice(["auto", "tgi", "openai"]), help="What the servers speak. [auto]")
+@click.option("--dialect", type=click.Choice(["auto", *DIALECTS]), help="What the servers speak. [auto]")
 @click.option("--policy", metavar="NAME", help="Built-in name or package.module:Name. [span]")
 @click.option("--set", "policy_params", multiple=True, metavar="KEY=VALUE", help="A parameter of the policy.")
 @click.option("--placement", metavar="NAME", help="Built-in name or package.module:Name. [spread]")
 @click.option("--set-placement", "placement_params", multiple=True, metavar="KEY=VALUE", help="A parameter of the placement.")
 @click.option("--meter", type=click.Choice(["auto", "nvml", "simulated", "none"]), help="Where joules come from. [auto]")
+@click.option("--usage", type=click.Choice(["observe", "inject"]), help="How token counts are had. [observe]")
 @click.option("--host", help="Address of the data port. [0.0.0.0]")
 @click.option("--port", type=int, help="Data port. [8080]")
 @click.option("--admin-host", help="Address of the admin port. [127.0.0.1]")
@@ -39,8 +45,12 @@ LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 @click.option("--check", is_flag=True, help="Check the configuration, print the strategy, and exit.")
 def command(file: Path | None, check: bool, **options: Any) -> None:
     """Run the proxy in front of one or more inference servers."""
+
+    def read() -> Config:
+        return load(file, os.environ, _flags(options))
+
     try:
-        config = load(file, os.environ, _flags(options))
+        config = read()
     except ConfigError as error:
         click.echo(f"the configuration has errors:\n{error}", err=True)
         sys.exit(2)
@@ -50,17 +60,18 @@ def command(file: Path | None, check: bool, **options: Any) -> None:
     logging.basicConfig(level=config.log_level.upper(), format=LOG_FORMAT, stream=sys.stderr)
     for chatty in ("httpx", "uvicorn.error"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    logging.getLogger("uvicorn.error").addFilter(said_already)
     import uvloop
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(config))
+        runner.run(serve(config, read))
 
 
 def _flags(options: dict[str, Any]) -> dict[str, Any]:
     """What was given on the command line, as dotted keys."""
     flags: dict[str, Any] = {}
     renamed = {"policy": "policy.name", "placement": "placement.name", "meter": "energy.meter"}
-    for key in ("dialect", "policy", "placement", "meter", "host", "port", "admin_host", "admin_port", "log_level"):
+    for key in ("dialect", "policy", "placement", "meter", "usage", "host", "port", "admin_host", "admin_port", "log_level"):
         if options[key] is not None:
             flags[renamed.get(key, key)] = options[key]
     if options["upstreams"]:
@@ -74,8 +85,13 @@ def _flags(options: dict[str, Any]) -> dict[str, Any]:
     return flags
 
 
-async def serve(config: Config) -> None:
-    """Run until SIGTERM or SIGINT, then let go of who waits and finish what is in flight."""
+async def serve(config: Config, read: Callable[[], Config]) -> None:
+    """Run until SIGTERM or SIGINT, then let go of who waits and finish what is in flight.
+
+    Args:
+        config: at the start.
+        read: reads it again, for SIGHUP and the admin port.
+    """
     try:
         sockets = [listen(config.host, config.port), listen(config.admin_host, config.admin_port)]
     except CannotListen as error:
@@ -83,26 +99,66 @@ async def serve(config: Config) -> None:
         sys.exit(1)
     app = create_app(config, os.environ)
     await app.start()
-    data, admin = http_server(app.forward, drain_s=config.drain_s), http_server(create_admin(app), drain_s=1)
+    # its own grace is longer than ours, which ends with answers instead of cancellations
+    data = http_server(app.forward, grace_s=config.drain.grace_s + 5, limits=config.limits)
+    admin = http_server(create_admin(app, read), grace_s=1)
     running = [asyncio.create_task(server.serve([sock])) for server, sock in zip((data, admin), sockets, strict=True)]
     while not (data.started and admin.started):
         await asyncio.sleep(0.01)
     click.echo(f"paceline ready: data {address(sockets[0])} admin {address(sockets[1])}")
     sys.stdout.flush()
-    await _closing(app)
-    data.should_exit = True
-    await running[0]
+    again = _signals(app, read)
+    await again.closing.wait()
+    await _close(app, data, running[0], again.at_once)
     admin.should_exit = True
     await running[1]
     await app.stop()
 
 
-async def _closing(app: App) -> None:
-    """Wait for a signal; then no new request is held, and everybody who waits leaves."""
-    signalled = asyncio.Event()
-    loop = asyncio.get_running_loop()
+@dataclass(slots=True)
+class Signals:
+    """What the process was told: to close, and then, by a second signal, to close at once."""
+
+    closing: asyncio.Event = field(default_factory=asyncio.Event)
+    at_once: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def close(self) -> None:
+        (self.at_once if self.closing.is_set() else self.closing).set()
+
+
+def _signals(app: App, read: Callable[[], Config]) -> Signals:
+    """SIGTERM and SIGINT close, twice at once; SIGHUP reads the configuration again."""
+    signals, loop = Signals(), asyncio.get_running_loop()
+
+    def read_again() -> None:
+        try:
+            reload(app, read())
+        except ConfigError as error:
+            log.error("the configuration was not read again, and the former one stays in force: %s", error)
+
     for name in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(name, signalled.set)
-    await signalled.wait()
-    log.info("closing: %r", app.scheduler.room)
+        loop.add_signal_handler(name, signals.close)
+    loop.add_signal_handler(signal.SIGHUP, read_again)
+    return signals
+
+
+async def _close(app: App, data: Server, running: asyncio.Task[None], at_once: asyncio.Event) -> None:
+    """Not ready any more; listen a while longer; then finish what is here, within the grace; then cut."""
+    drain = app.config.drain
+    log.info("closing: %d requests are here", app.forward.open)
     app.drain()
+    await _either(at_once.wait(), drain.linger_s)
+    data.should_exit = True
+    if not at_once.is_set():
+        await _either(at_once.wait(), drain.grace_s, running)
+    if app.forward.open:
+        log.warning("the grace is over: %d requests are cut off", app.forward.open)
+        app.cut()
+    await running
+
+
+async def _either(event: Coroutine[Any, Any, Any], seconds: float, *also: asyncio.Task[None]) -> None:
+    """Until an event, the end of a task or of some seconds, whichever comes first."""
+    waiting = asyncio.ensure_future(event)
+    await asyncio.wait({waiting, *also}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()

@@ -4,15 +4,21 @@ UpstreamError             the server's fault, never the client's; `status` is wh
 +-- Unreachable (502)     no connection, so the request was surely not begun
 +-- NoAnswer (504)        connected, but no response in time
 +-- Broken (502)          the connection died or spoke no HTTP
+
+A kept connection that its server closed at the moment at which we used it is nobody's fault: if not one octet of an answer
+has come, the request is sent again on another one.
 """
 
 from __future__ import annotations
 
 import asyncio
+import socket
+import ssl
 from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from io import BytesIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 from yarl import URL
@@ -24,6 +30,9 @@ Headers = Sequence[tuple[bytes, bytes]]
 
 # What a client library would add by itself; a proxy adds nothing.
 LARGE_BODY = 1 << 20
+STALE_TRIES = 4  # kept connections that may turn out closed, one after the other, before that is a failure
+# a server that vanished without a word is noticed after a minute, however long its answers may take
+KEEP_ALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 60_000}
 _NOTHING_AUTOMATIC = frozenset({"User-Agent", "Accept", "Accept-Encoding", "Content-Type"})
 
 
@@ -60,6 +69,43 @@ def _as_upstream_errors(url: str) -> Iterator[None]:
         raise Broken(f"{url}: {type(error).__name__}: {error}") from error
 
 
+_kept: ContextVar[bool] = ContextVar("kept", default=False)  # whether this task's latest connection had been used before
+
+
+class _Marking:
+    """A connector that tells whether a connection is new. Mixed into the library's two."""
+
+    async def connect(self, *args: Any, **kwargs: Any) -> aiohttp.connector.Connection:
+        connection: aiohttp.connector.Connection = await super().connect(*args, **kwargs)  # type: ignore[misc]
+        protocol: Any = connection.protocol
+        _kept.set(getattr(protocol, "paceline_kept", False))
+        protocol.paceline_kept = True
+        return connection
+
+
+class _Tcp(_Marking, aiohttp.TCPConnector):
+    """Connections over TCP."""
+
+
+class _Unix(_Marking, aiohttp.UnixConnector):
+    """Connections through a socket in the file system."""
+
+
+def _socket(address: Any) -> socket.socket:
+    """A socket that notices a vanished peer."""
+    made = socket.socket(address[0], address[1], address[2])
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in KEEP_ALIVE.items():
+        if hasattr(socket, name):  # not everywhere
+            made.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    return made
+
+
+def trust(ca_file: str | None, *, verify: bool) -> ssl.SSLContext | bool:
+    """Which certificates are taken: the system's, a file's, or any."""
+    return ssl.create_default_context(cafile=ca_file) if ca_file is not None and verify else verify
+
+
 class Answer:
     """A response whose head has come: status, reason, raw headers, and its body in the chunks in which it comes."""
 
@@ -90,10 +136,18 @@ class Answer:
 
 
 class Client:
-    """Connections to all servers. It queues nothing: how many run at once is the scheduler's business."""
+    """Connections to servers. It queues nothing: how many run at once is the scheduler's business."""
 
     def __init__(
-        self, *, connect_timeout_s: float = 5.0, answer_timeout_s: float | None = None, keep_alive_s: float = 4.0
+        self,
+        *,
+        connect_timeout_s: float = 5.0,
+        answer_timeout_s: float | None = None,
+        keep_alive_s: float = 4.0,
+        window_bytes: int = 1 << 16,
+        certificates: ssl.SSLContext | bool = True,
+        socket_path: str | None = None,
+        http_proxy: str | None = None,
     ) -> None:
         """Make a client, inside a running event loop.
 
@@ -101,16 +155,24 @@ class Client:
             connect_timeout_s: longest wait for a connection.
             answer_timeout_s: longest silence of the server, before the head or between chunks; None is no limit.
             keep_alive_s: idle connections are closed after this; shorter than the servers' (uvicorn's is 5 s), so that
-                a request does not meet a connection that its server is closing.
+                a request seldom meets a connection that its server is closing.
+            window_bytes: octets of one answer that are read ahead of whoever takes them; twice as many at most.
+            certificates: which to trust; see `trust`.
+            socket_path: a UNIX socket to use, whatever a URL's host is.
+            http_proxy: URL of an HTTP proxy on the way.
         """
+        self._http_proxy = http_proxy
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=keep_alive_s, ttl_dns_cache=10),
+            connector=_Unix(socket_path, limit=0, keepalive_timeout=keep_alive_s)
+            if socket_path is not None
+            else _Tcp(limit=0, keepalive_timeout=keep_alive_s, ttl_dns_cache=10, ssl=certificates, socket_factory=_socket),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout_s, sock_read=answer_timeout_s),
             auto_decompress=False,
             skip_auto_headers=_NOTHING_AUTOMATIC,
             trust_env=False,
             raise_for_status=False,
+            read_bufsize=window_bytes,
             max_line_size=1 << 16,
             max_field_size=1 << 16,
         )
@@ -127,15 +189,41 @@ class Client:
         Raises:
             UpstreamError: see the module's docstring. Cancellation closes the connection.
         """
-        text = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers]
+        text = [(name.decode("latin-1"), _text(value)) for name, value in headers]
+        with _as_upstream_errors(url):
+            for attempt in range(STALE_TRIES):
+                try:
+                    return Answer(url, await self._request(method, url, text, body))
+                except (aiohttp.ServerDisconnectedError, ConnectionError):
+                    last = attempt == STALE_TRIES - 1
+                    if last or not _kept.get() or not isinstance(body, bytes | None):
+                        raise
+        raise AssertionError("unreachable")
+
+    async def _request(
+        self, method: str, url: str, headers: list[tuple[str, str]], body: bytes | AsyncIterable[bytes] | None
+    ) -> aiohttp.ClientResponse:
         # the library warns of large byte strings, and takes the same bytes as a file without a copy
         data = BytesIO(body) if isinstance(body, bytes) and len(body) > LARGE_BODY else body
-        with _as_upstream_errors(url):
-            response = await self._session.request(
-                method, URL(url, encoded=True), headers=text, data=data, allow_redirects=False
-            )
-        return Answer(url, response)
+        _kept.set(False)
+        return await self._session.request(
+            method, URL(url, encoded=True), headers=headers, data=data, allow_redirects=False, proxy=self._http_proxy
+        )
+
+    @property
+    def connections(self) -> int:
+        """Sockets that are open, in use or kept."""
+        connector = self._session.connector
+        return 0 if connector is None else len(connector._acquired) + sum(map(len, connector._conns.values()))  # noqa: SLF001
 
     async def close(self) -> None:
         await self._session.close()
         await asyncio.sleep(0)  # let transports finish closing before the loop does
+
+
+def _text(value: bytes) -> str:
+    """A header's value as the library will write it: UTF-8 stays as it was; other octets are taken for Latin-1."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")

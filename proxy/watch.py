@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from proxy.call import Call
 from proxy.dialects import Dialect
 from proxy.dialects.base import Usage
 from proxy.dialects.events import EventReader
-from proxy.scheduler import Scheduler
+from proxy.fleet import Fleet, Server
 from proxy.upstream import Answer
 from telemetry.ledger import Entry
 
@@ -21,11 +22,11 @@ LONGEST_ANSWER = 8 << 20
 Watch = Callable[[bytes], None]
 
 
-def watcher(answer: Answer, entry: Entry | None, dialect: Dialect, scheduler: Scheduler) -> Watch:
+def watcher(answer: Answer, call: Call, server: Server, fleet: Fleet) -> Watch:
     """What looks at a copy of the answer's chunks; an empty chunk is the end. It never raises."""
-    if entry is None or answer.status != 200:
+    if call.entry is None or answer.status != 200:
         return lambda chunk: None
-    watch, broken = _watch(answer, entry, dialect, scheduler), False
+    watch, broken = _watch(answer, call, call.entry, server, fleet), False
 
     def fenced(chunk: bytes) -> None:
         nonlocal broken
@@ -35,22 +36,28 @@ def watcher(answer: Answer, entry: Entry | None, dialect: Dialect, scheduler: Sc
             watch(chunk)
         except Exception:  # a server may answer anything; the answer matters, not what we make of it
             broken = True
-            log.exception("request %s: its answer could not be read; it is forwarded all the same", entry.id)
+            log.exception("request %s: its answer could not be read; it is forwarded all the same", call.id)
 
     return fenced
 
 
-def _watch(answer: Answer, entry: Entry, dialect: Dialect, scheduler: Scheduler) -> Watch:
+def _watch(answer: Answer, call: Call, entry: Entry, server: Server, fleet: Fleet) -> Watch:
     headers = {name.lower(): value for name, value in answer.headers}
-    if headers.get(b"content-type", b"").startswith(b"text/event-stream"):
-        entry.streamed = True
-        return _watch_stream(entry, dialect, scheduler)
-    entry.streamed = False
-    return _watch_answer(entry, headers, dialect)
+    dialect = server.dialect or call.dialect
+
+    def stored(id: str) -> None:
+        if id:
+            fleet.remember(id, server.name)
+
+    entry.streamed = headers.get(b"content-type", b"").startswith(b"text/event-stream")
+    if entry.streamed:
+        return _watch_stream(call, entry, dialect, stored)
+    return _watch_answer(entry, headers, dialect, stored)
 
 
-def _watch_stream(entry: Entry, dialect: Dialect, scheduler: Scheduler) -> Watch:
+def _watch_stream(call: Call, entry: Entry, dialect: Dialect, stored: Callable[[str], None]) -> Watch:
     reader = EventReader(dialect.read_event)
+    scheduler = call.pool.scheduler
     clock = scheduler.clock
     told = Usage()
 
@@ -59,7 +66,10 @@ def _watch_stream(entry: Entry, dialect: Dialect, scheduler: Scheduler) -> Watch
         tokens = 0
         for event in reader.feed(chunk):
             tokens += event.tokens
-            entry.error = event.error or entry.error
+            if event.error:
+                entry.error = event.error
+            if event.id:
+                stored(event.id)
             if event.usage is not None:
                 told = told.plus(event.usage) if dialect.usage_adds_up else event.usage
         if tokens:
@@ -72,14 +82,16 @@ def _watch_stream(entry: Entry, dialect: Dialect, scheduler: Scheduler) -> Watch
     return watch
 
 
-def _watch_answer(entry: Entry, headers: dict[bytes, bytes], dialect: Dialect) -> Watch:
+def _watch_answer(entry: Entry, headers: dict[bytes, bytes], dialect: Dialect, stored: Callable[[str], None]) -> Watch:
     copy = bytearray()
 
     def watch(chunk: bytes) -> None:
         if chunk and len(copy) <= LONGEST_ANSWER:
             copy.extend(chunk)
         if not chunk:
-            _use_counts(entry, dialect.read_answer(headers, bytes(copy)))
+            body = bytes(copy)
+            _use_counts(entry, dialect.read_answer(headers, body))
+            stored(dialect.read_id(body))
 
     return watch
 

@@ -38,14 +38,23 @@ def end_to_end(headers: Headers, *also: bytes) -> list[tuple[bytes, bytes]]:
     return [(name, value) for name, value in headers if name.lower() not in drop]
 
 
-async def body_of(receive: Receive) -> AsyncIterator[bytes]:
+class BodyTooSlow(Exception):
+    """The client sends no more of its body, and has not sent all of it."""
+
+
+async def body_of(receive: Receive, silence_s: float | None = None) -> AsyncIterator[bytes]:
     """The request's body.
 
     Raises:
         ClientGone: the client left before its end.
+        BodyTooSlow: nothing came for `silence_s`.
     """
     while True:
-        message = await receive()
+        try:
+            async with asyncio.timeout(silence_s):
+                message = await receive()
+        except TimeoutError:
+            raise BodyTooSlow from None
         if message["type"] == "http.disconnect":
             raise ClientGone
         yield message.get("body", b"")

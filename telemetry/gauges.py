@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from telemetry import names
 from telemetry.attributes import Attributes, of_server
@@ -25,15 +25,35 @@ class DomainTotals:
 
 
 @dataclass(frozen=True, slots=True)
+class ServerGauge:
+    """One server as the room and its circuit breaker know it."""
+
+    name: str
+    group: str
+    in_flight: int
+    circuit: str
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigVersion:
+    """Which configuration is in force: how many there have been, and what tells it from others."""
+
+    generation: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
 class Gauges:
     """Everything that is exported as it is now. No device and no domain means that energy is unknown, which is not zero."""
 
     now_s: float  # monotonic clock
     held: int = 0
     ready: int = 0
-    in_flight: Mapping[str, int] = field(default_factory=dict)  # by server
+    body_bytes: int = 0
+    servers: Sequence[ServerGauge] = ()
     telemetry: Snapshot = UNKNOWN
     domains: Sequence[DomainTotals] = ()
+    config: ConfigVersion | None = None
 
 
 def _hw_energy(gauges: Gauges) -> Values:
@@ -65,8 +85,23 @@ def _queue_depth(gauges: Gauges) -> Values:
 
 
 def _in_flight(gauges: Gauges) -> Values:
-    for server, count in gauges.in_flight.items():
-        yield count, of_server(server)
+    for server in gauges.servers:
+        yield server.in_flight, of_server(server.name)
+
+
+def _circuit(gauges: Gauges) -> Values:
+    for server in gauges.servers:
+        for state in names.CIRCUITS:
+            yield int(server.circuit == state), {**of_server(server.name), names.CIRCUIT: state}
+
+
+def _body_bytes(gauges: Gauges) -> Values:
+    yield gauges.body_bytes, {}
+
+
+def _config(gauges: Gauges) -> Values:
+    if gauges.config is not None:
+        yield gauges.config.generation, {names.CONFIG_DIGEST: gauges.config.digest}
 
 
 SERIES: Mapping[Name, Callable[[Gauges], Values]] = {
@@ -78,4 +113,7 @@ SERIES: Mapping[Name, Callable[[Gauges], Values]] = {
     names.UNATTRIBUTED_ENERGY: _energy(lambda domain: domain.unattributed_uj),
     names.QUEUE_DEPTH: _queue_depth,
     names.IN_FLIGHT: _in_flight,
+    names.SERVER_CIRCUIT: _circuit,
+    names.BODY_BYTES: _body_bytes,
+    names.CONFIG_VERSION: _config,
 }

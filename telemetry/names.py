@@ -46,10 +46,15 @@ POLICY = "paceline.policy"
 TIER = "paceline.tier"
 OUTCOME = "paceline.outcome"
 WAIT = "paceline.wait"  # hold: the policy's choice; capacity: no server had a slot
+CIRCUIT = "paceline.circuit"  # one of CIRCUITS: whether requests may go to a server
+REASON = "paceline.retry.reason"  # unreachable: no connection; busy: the server said so, and was waited for
+CONFIG_DIGEST = "paceline.config.digest"
 DOMAIN = "paceline.domain"  # devices and servers whose joules are split together
 SOURCE = "energy.source"  # where a joule comes from: a device's counter, or a simulation
 METHOD = "energy.attribution.method"
 SCOPE = "energy.scope"
+
+CIRCUITS = ("closed", "half_open", "open")
 
 OF_SERVER = (ADDRESS, PORT)
 OF_GEN_AI = (OPERATION, PROVIDER, MODEL, *OF_SERVER, ERROR)
@@ -110,7 +115,15 @@ UNATTRIBUTED_ENERGY = Name(
 
 QUEUE_WAIT = Name("paceline.queue.wait", Kind.HISTOGRAM, "s", "Wait of a request that left", (*OF_REQUEST, WAIT), WAIT_S)
 QUEUE_DEPTH = Name("paceline.queue.depth", Kind.GAUGE, "{request}", "Requests waiting", (WAIT,))
-IN_FLIGHT = Name("paceline.requests.in_flight", Kind.GAUGE, "{request}", "Requests that a server works on", OF_SERVER)
+IN_FLIGHT = Name("paceline.requests.in_flight", Kind.GAUGE, "{sequence}", "Sequences that a server works on", OF_SERVER)
+SERVER_CIRCUIT = Name(
+    "paceline.server.circuit", Kind.GAUGE, "{circuit}", "1 for the state that a server's circuit is in", (*OF_SERVER, CIRCUIT)
+)
+BODY_BYTES = Name("paceline.queue.body_bytes", Kind.GAUGE, "By", "Octets of request bodies in memory")
+RETRIES = Name("paceline.request.retries", Kind.COUNTER, "{retry}", "Requests that waited for a server once more", (REASON,))
+CONFIG_VERSION = Name(
+    "paceline.config.generation", Kind.GAUGE, "{generation}", "Configurations since the start; the latest is in force", (CONFIG_DIGEST,)
+)
 GROUP_SIZE = Name("paceline.group.size", Kind.HISTOGRAM, "{request}", "Requests that left at one instant", (POLICY,), GROUP)
 RELEASES = Name("paceline.release.count", Kind.COUNTER, "{request}", "How stays in the room ended", (OUTCOME, POLICY))
 FAULTS = Name("paceline.policy.faults", Kind.COUNTER, "{fault}", "Decisions that raised", (POLICY,))
@@ -120,5 +133,6 @@ ALL = (
     *(HW_ENERGY, HW_POWER, METER_AGE),
     *(DURATION, FIRST_TOKEN, PER_TOKEN, TOKEN_USAGE),
     *(REQUEST_ENERGY, COUNTED_ENERGY, IDLE_ENERGY, UNATTRIBUTED_ENERGY),
-    *(QUEUE_WAIT, QUEUE_DEPTH, IN_FLIGHT, GROUP_SIZE, RELEASES, FAULTS, TICK),
+    *(QUEUE_WAIT, QUEUE_DEPTH, BODY_BYTES, GROUP_SIZE, RELEASES, RETRIES, FAULTS, TICK),
+    *(IN_FLIGHT, SERVER_CIRCUIT, CONFIG_VERSION),
 )

@@ -107,6 +107,10 @@ class Telemetry:
         """So many left at one instant."""
         self.tallies.distribution(names.GROUP_SIZE, {names.POLICY: policy}).add(size)
 
+    def retried(self, reason: str) -> None:
+        """A request that a server did not take waits for one once more."""
+        self.tallies.count(names.RETRIES, {names.REASON: reason})
+
     def fault(self, policy: str = "") -> None:
         """A policy or a placement raised."""
         self.tallies.count(names.FAULTS, {names.POLICY: policy})

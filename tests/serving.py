@@ -10,19 +10,19 @@ from typing import Any
 
 import uvicorn
 
-from policies.room import Room
-from proxy.config import Config, load
+from proxy.config import Config, Limits
+from proxy.fleet import Fleet, Pool, create_fleet
 from proxy.forward import Forward
 from proxy.listen import http_server
 from proxy.scheduler import Scheduler
-from proxy.upstream import Client
+from proxy.sources import load
 from telemetry.ledger import Ledger
 
 
 @asynccontextmanager
-async def served(app: Any) -> AsyncIterator[str]:
+async def served(app: Any, limits: Limits | None = None) -> AsyncIterator[str]:
     """An ASGI app behind the server that `paceline serve` uses, on a free port; yields host:port."""
-    server = http_server(app, drain_s=1)
+    server = http_server(app, grace_s=1, limits=limits)
     server.config.host, server.config.port = "127.0.0.1", 0
     async with running(server) as address:
         yield address
@@ -113,31 +113,50 @@ async def upstream(script: Script) -> AsyncIterator[Upstream]:
 
 @dataclass
 class DataPlane:
-    """The data plane alone: no admin port, no meters."""
+    """The data plane alone: no admin port, no meters, and servers that are asked nothing."""
 
     address: str
     forward: Forward
-    scheduler: Scheduler
+    fleet: Fleet
     ledger: Ledger
+
+    @property
+    def pool(self) -> Pool:
+        return self.fleet.default
+
+    @property
+    def scheduler(self) -> Scheduler:
+        return self.pool.scheduler
+
+    def assert_at_rest(self) -> None:
+        """Nobody is here, nothing is held for anybody, and everybody who came had one end."""
+        for pool in self.fleet.pools.values():
+            room = pool.scheduler.room
+            assert (room.held, room.ready, room.in_flight) == (0, 0, 0)
+            assert all(view.in_flight == 0 for view in room.server_views())
+            assert pool.scheduler.admitted == sum(pool.scheduler.outcomes.values())
+            assert not pool.scheduler._turns
+        assert self.forward.open == 0
+        assert (self.forward.admission.total.waiting, self.forward.admission.total.bytes) == (0, 0)
+        assert not self.forward.admission._loads
+        assert all(server.in_use == 0 for server in self.fleet.servers)
+        assert not list(self.ledger.open_entries())
 
 
 def config_for(*addresses: str, **flags: Any) -> Config:
-    return load(None, {}, {"upstreams": [f"http://{address}" for address in addresses], **flags})
+    upstreams = [{"url": f"http://{address}"} if ":" in address else address for address in addresses]
+    return load(None, {}, {"upstreams": upstreams, **flags})
 
 
 @asynccontextmanager
-async def data_plane(*addresses: str, **flags: Any) -> AsyncIterator[DataPlane]:
+async def data_plane(*addresses: str, environ: dict[str, str] | None = None, **flags: Any) -> AsyncIterator[DataPlane]:
     config = config_for(*addresses, **flags)
-    strategy, ledger, client = config.strategy(), Ledger(), Client()
-    slots = {upstream.url: upstream.slots for upstream in config.upstreams}
-    room = Room(
-        strategy.policy, strategy.placement, slots, queue_limit=config.queue.limit, queue_timeout_s=config.queue.timeout_s
-    )
-    scheduler = Scheduler(room, strategy)
-    forward = Forward(config, scheduler, client, ledger, config.step_model())
-    async with served(forward) as address:
-        yield DataPlane(address, forward, scheduler, ledger)
-    await client.close()
+    fleet, ledger = create_fleet(config, environ or {}), Ledger()
+    forward = Forward(config, fleet, ledger, config.step_model())
+    async with served(forward, config.limits) as address:
+        yield DataPlane(address, forward, fleet, ledger)
+    for server in fleet.servers:
+        await server.close()
 
 
 async def exchange(address: str, request: bytes) -> bytes:

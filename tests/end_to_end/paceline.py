@@ -13,7 +13,7 @@ import httpx
 from bench.engine import SimulatedServer
 from proxy.admin import create_admin
 from proxy.app import App, create_app
-from proxy.config import load
+from proxy.sources import load
 from tests.serving import served
 
 
@@ -47,6 +47,6 @@ async def paceline(dialect: str = "tgi", *, engines: int = 1, speed: float = 1.0
         await app.start()
         stack.push_async_callback(app.stop)
         admin_address = await stack.enter_async_context(served(create_admin(app)))
-        address = await stack.enter_async_context(served(app.forward))
+        address = await stack.enter_async_context(served(app.forward, app.config.limits))
         admin = await stack.enter_async_context(httpx.AsyncClient(base_url=f"http://{admin_address}", trust_env=False))
         yield Running(f"http://{address}", f"http://{admin_address}", app, behind, admin)

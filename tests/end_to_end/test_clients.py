@@ -130,4 +130,4 @@ async def test_openai(dialect: str) -> None:
         assert await alike(running, models) == [model]
         told = list(running.app.ledger._ended.values())
         assert all(e.output_tokens == 4 and not e.output_estimated and not e.prompt_estimated for e in told)
-        assert running.app.forward.completed == 3
+        assert running.app.forward.counts.completed == 3

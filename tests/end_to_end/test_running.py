@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from bench.engine import SimulatedServer
 from proxy.app import create_app
-from proxy.config import load
+from proxy.sources import load
 from tests.end_to_end.paceline import Running, paceline
 from tests.serving import exchange
 
@@ -109,13 +109,13 @@ async def test_probes_and_unknown_requests() -> None:
 async def test_a_proxy_starts_without_its_server_and_finds_it_later() -> None:
     app = create_app(load(None, {}, {"upstreams": ["http://127.0.0.1:9"], "energy.meter": "none"}), {})
     await app.start()
-    assert not app.found
+    assert not any(server.found for server in app.fleet.servers)
     await app.stop()
 
 
 async def test_slots_are_asked_of_tgi_so_that_a_burst_is_queued_and_not_refused() -> None:
     async with paceline() as running:
-        assert running.app.scheduler.room.server_views()[0].slots == 128
+        assert running.app.fleet.default.scheduler.room.server_views()[0].slots == 128
         ids = await send(running, 200, generate(2))
     assert len(set(ids)) == 200
 
@@ -165,9 +165,9 @@ async def test_a_server_that_comes_late_is_asked_for_its_slots() -> None:
         await late.stop()
         app = create_app(load(None, {}, {"upstreams": [first.url, url], "energy.meter": "none"}), {})
         await app.start()
-        assert [view.slots for view in app.scheduler.room.server_views()] == [128, None]
+        assert [view.slots for view in app.fleet.default.scheduler.room.server_views()] == [128, None]
         async with SimulatedServer("tgi", port=int(url.rsplit(":", 1)[1])):
-            while len(app.found) < 2:
+            while not all(server.found for server in app.fleet.servers):
                 await asyncio.sleep(0.05)
-        assert [view.slots for view in app.scheduler.room.server_views()] == [128, 128]
+        assert [view.slots for view in app.fleet.default.scheduler.room.server_views()] == [128, 128]
         await app.stop()

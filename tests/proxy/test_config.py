@@ -9,7 +9,8 @@ import pytest
 
 from policies.span import Span
 from policies.window import Window
-from proxy.config import Config, ConfigError, load
+from proxy.config import Config
+from proxy.sources import ConfigError, load
 
 URL = "http://127.0.0.1:8000"
 
@@ -59,9 +60,9 @@ def test_all_errors_at_once_each_with_its_place(tmp_path: Path) -> None:
     lines = problems(file, {"PACELINE_DIALECT": "smtp"}, log_level="loud")
     assert len(lines) == 5
     text = "\n".join(lines)
-    assert f"prot ({file}): no such key; allowed here: upstreams, host, port," in text
+    assert f"prot ({file}): no such key; allowed here: upstreams, models, host, port," in text
     assert f"port ({file}): Input should be a valid integer" in text
-    assert f"queue.limits ({file}): no such key; allowed here: limit, timeout_s" in text
+    assert f"queue.limits ({file}): no such key; allowed here: limit, tenant_limit, timeout_s" in text
     assert "dialect (environment PACELINE_DIALECT): Input should be 'auto', 'tgi' or 'openai'" in text
     assert "log_level (flag --log-level)" in text
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from proxy.dialects import OPENAI
 from tests.serving import DataPlane, Seen, data_plane, exchange, upstream
 
 PLAIN = (
@@ -348,7 +347,6 @@ async def test_counts_told_in_every_event_are_not_added_up() -> None:
         writer.write(STREAM_HEAD + chunk(event(1)) + chunk(event(2)) + chunk(event(3) + b"data: [DONE]\n\n") + b"0\r\n\r\n")
 
     async with upstream(answer) as server, data_plane(server.address, dialect="openai") as plane:
-        plane.forward.dialect = OPENAI
         await exchange(plane.address, post("/v1/chat/completions", b'{"messages":[],"stream":true}'))
         entry = await ended(plane)
     assert (entry.prompt_tokens, entry.output_tokens, entry.output_estimated) == (3, 3, False)
@@ -390,4 +388,4 @@ async def test_a_target_that_is_no_path_is_refused_clearly() -> None:
     async with upstream(answer_plain) as server, data_plane(server.address) as plane:
         status, _, body = split(await exchange(plane.address, b"OPTIONS * HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"))
     assert status == b"HTTP/1.1 400 Bad Request"
-    assert json.loads(body)["error_type"] == "bad_request"
+    assert json.loads(body)["error_type"] == "validation"

@@ -14,7 +14,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from prometheus_client.parser import text_string_to_metric_families
 
-from telemetry.gauges import DomainTotals, Gauges
+from telemetry.gauges import ConfigVersion, DomainTotals, Gauges, ServerGauge
 from telemetry.ledger import Energy, Entry
 from telemetry.names import Name
 from telemetry.otel import Telemetry
@@ -53,11 +53,15 @@ METERED = Gauges(
     now_s=50.0,
     held=3,
     ready=2,
-    in_flight={"http://10.0.0.1:8000": 7, "http://10.0.0.2:8000": 0},
+    servers=(
+        ServerGauge("http://10.0.0.1:8000", "default", 7, "closed"),
+        ServerGauge("http://10.0.0.2:8000", "default", 0, "open"),
+    ),
     telemetry=Snapshot(50.0, {"GPU-1": DeviceState("GPU-1", Source.COUNTER, 123_000_000, 345.5, 49.5)}),
+    config=ConfigVersion(3, "0123456789ab"),
     domains=[DomainTotals("all", Source.COUNTER, 120_000_000, 20_000_000, 5_000_000)],
 )
-UNMETERED = Gauges(now_s=50.0, in_flight={"http://10.0.0.1:8000": 0})
+UNMETERED = Gauges(now_s=50.0, servers=(ServerGauge("http://10.0.0.1:8000", "default", 0, "closed"),))
 
 
 @contextmanager

@@ -128,6 +128,7 @@ def test_every_series_is_in_the_table_with_its_attributes() -> None:
             running.request_final(ended)
         running.released("policy", "span")
         running.group(1, "span")
+        running.retried("busy")
         running.fault("span")
         running.tick(0.1)
         seen = scrape(running)

@@ -1,0 +1,111 @@
+"""Asks the servers, again and again: what they speak until they have told, and whether they are well."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+
+import httpx
+
+from proxy.breaker import Circuit
+from proxy.config import Config
+from proxy.fleet import Fleet, Pool, Server
+from proxy.probe import ask
+
+log = logging.getLogger("paceline.checks")
+
+PROBE_EVERY_S = 2.0
+LOOK_EVERY_S = 0.25  # at open circuits, whose time may be over
+
+
+@dataclass(slots=True)
+class Checks:
+    """The tasks that keep a fleet's picture of its servers true."""
+
+    config: Config
+    fleet: Fleet
+    asked: bool = False  # so that a server that is not there yet is said once
+    _tasks: list[asyncio.Task[None]] = field(default_factory=list)
+
+    async def start(self) -> None:
+        """Ask every server once, then go on in the background."""
+        await self.discover()
+        self.asked = True
+        self._tasks = [
+            asyncio.create_task(self._repeat(), name="paceline-checks"),
+            asyncio.create_task(self._reopen(), name="paceline-circuits"),
+        ]
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def discover(self) -> None:
+        """What each server speaks that has not told yet, and how many requests it takes."""
+        missing = [(pool, server) for pool, server in self._all() if server.found is None]
+        await asyncio.gather(*(self._discover(pool, server) for pool, server in missing))
+
+    async def _discover(self, pool: Pool, server: Server) -> None:
+        found = await ask(server.control, server.base_url)
+        if found is None:
+            log.log(logging.DEBUG if self.asked else logging.WARNING, "upstream %s does not answer yet", server.name)
+            return
+        server.found = found
+        spoken = server.dialect or found.dialect
+        log.info("upstream %s speaks %s %s (%s)", server.name, spoken.name, found.model, found.how)
+        pool.apply()
+
+    async def _repeat(self) -> None:
+        """One round after the other, health checks at their own pace, whatever goes wrong."""
+        checked_at = 0.0
+        while True:
+            await asyncio.sleep(min(PROBE_EVERY_S, self.config.health.every_s or PROBE_EVERY_S))
+            try:
+                await self.discover()
+                now = asyncio.get_running_loop().time()
+                if self.config.health.every_s and now - checked_at >= self.config.health.every_s * 0.99:
+                    checked_at = now
+                    await asyncio.gather(*(self._check(pool, server) for pool, server in self._all()))
+            except Exception:  # a check that fails in its own way must not be the last one
+                log.exception("checking the servers failed")
+
+    async def _check(self, pool: Pool, server: Server) -> None:
+        """A server in trial is judged by its requests, not by what its health route says."""
+        if server.found is None or server.breaker.circuit is not Circuit.CLOSED:
+            return
+        if not await self._is_well(server):
+            pool.failed(server.name)
+        elif server.breaker.failures:
+            pool.succeeded(server.name)
+
+    async def _is_well(self, server: Server) -> bool:
+        """Whether its health route says so; one that is closed to us or absent says nothing."""
+        assert server.dialect is not None
+        try:
+            answer = await server.control.get(server.base_url + server.dialect.health)
+        except httpx.HTTPError:
+            return False
+        return answer.status_code < 500
+
+    async def _reopen(self) -> None:
+        """Open circuits whose time is over are tried: first their health route, if there are checks, then one request."""
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            try:
+                await asyncio.gather(*(self._try_again(pool, server) for pool, server in self._all()))
+            except Exception:
+                log.exception("trying a server again failed")
+
+    async def _try_again(self, pool: Pool, server: Server) -> None:
+        if not server.breaker.due(pool.scheduler.clock()):
+            return
+        server.breaker.try_again()
+        if self.config.health.every_s and server.dialect is not None and not await self._is_well(server):
+            pool.failed(server.name)
+        else:
+            pool.apply()
+
+    def _all(self) -> list[tuple[Pool, Server]]:
+        return [(pool, server) for pool in self.fleet.pools.values() for server in pool.servers.values()]

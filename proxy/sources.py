@@ -1,0 +1,205 @@
+"""Reads the configuration: defaults < file < environment < flags, and says what is wrong, all of it at once.
+
+Environment variables are `PACELINE_` and the key, with `__` between levels (`PACELINE_QUEUE__LIMIT=500`); their values,
+and those of `--set`, are read as TOML where they are TOML, else as text.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from policies.strategy import UnknownStrategy, build_placement, build_policy
+from proxy.config import Config, sections_of
+from proxy.keys import KeyUnavailable, key_of
+
+PREFIX = "PACELINE_"
+
+# the flags that are not called as their keys are
+FLAGS = {"upstreams": "--upstream", "policy.name": "--policy", "placement.name": "--placement", "energy.meter": "--meter"}
+
+
+class ConfigError(Exception):
+    """Everything that is wrong with a configuration, one line each."""
+
+
+def load(file: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any]) -> Config:
+    """The configuration of all sources together.
+
+    Args:
+        file: a TOML file.
+        environ: the process's environment.
+        flags: what the command line says, as dotted keys and values.
+
+    Raises:
+        ConfigError: with every problem, its key, its place and what is allowed.
+    """
+    merged = Config.model_construct(upstreams=()).model_dump(mode="json", exclude={"upstreams"})
+    places: dict[str, str] = {}
+    for place, key, value in (
+        *_from_file(file),
+        *_from_environ(environ),
+        *((f"flag {_flag(k)}", k, v) for k, v in flags.items()),
+    ):
+        try:
+            _put(merged, key.split("."), value)
+        except TypeError as error:
+            raise ConfigError(f"{place}: {key}: {error}") from error
+        places[key] = place
+    problems: list[str] = []
+    try:
+        # JSON mode: strict about types, yet arrays become tuples
+        config = Config.model_validate_json(json.dumps(merged, default=str))
+    except ValidationError as error:
+        told = [problem for problem in error.errors() if problem["type"] != "too_short" or len(error.errors()) == 1]
+        raise ConfigError("\n".join(_explain(problem, places) for problem in told)) from error
+    for key, check in (
+        ("policy", lambda: build_policy(config.policy.choice())),
+        ("placement", lambda: build_placement(config.placement.choice())),
+        ("energy.profile", config.step_model),
+        ("energy.domains", lambda: _check_domains(config)),
+        ("upstreams", lambda: _check_upstreams(config, environ)),
+        ("models", lambda: _check_models(config)),
+        ("tenants", lambda: _check_tenants(config)),
+    ):
+        try:
+            check()
+        except (UnknownStrategy, KeyUnavailable, ValueError) as error:
+            problems.append(f"{_place(key, places)}: {error}")
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return config
+
+
+def _from_file(file: Path | None) -> Iterator[tuple[str, str, Any]]:
+    if file is None:
+        return
+    try:
+        tree = tomllib.loads(file.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{file}: {error}") from error
+    for key, value in tree.items():
+        yield str(file), key, value
+
+
+def _from_environ(environ: Mapping[str, str]) -> Iterator[tuple[str, str, Any]]:
+    for name, text in sorted(environ.items()):
+        if name.startswith(PREFIX) and not _is_service_link(name, text):
+            yield f"environment {name}", name.removeprefix(PREFIX).lower().replace("__", "."), toml_or_text(text)
+
+
+def _is_service_link(name: str, text: str) -> bool:
+    """Kubernetes sets such variables for every service, one named `paceline` among them."""
+    return text.startswith(("tcp://", "udp://")) or re.search(r"_SERVICE_(HOST|PORT)|_PORT_\d+_(TCP|UDP)", name) is not None
+
+
+def toml_or_text(text: str) -> Any:
+    """A value as TOML writes it, else the text itself."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _put(tree: dict[str, Any], path: list[str], value: Any) -> None:
+    """Lay a stronger source's value over the tree."""
+    *parents, last = path
+    for parent in parents:
+        below = tree.setdefault(parent, {})
+        if not isinstance(below, dict):
+            raise TypeError(f"{parent!r} is no table")
+        tree = below
+    if isinstance(value, dict) and isinstance(tree.get(last), dict):
+        for key, inner in value.items():
+            _put(tree[last], [key], inner)
+    else:
+        tree[last] = value
+
+
+def _explain(problem: Any, places: Mapping[str, str]) -> str:
+    key = ".".join(str(part) for part in problem["loc"])
+    allowed = ""
+    if problem["type"] == "extra_forbidden":
+        fields = _fields_at(problem["loc"][:-1])
+        allowed = f"; allowed here: {', '.join(fields)}" if fields else ""
+        return f"{_place(key, places)}: no such key{allowed}"
+    if problem["type"] == "missing":
+        return f"{_place(key, places)}: missing" + ("; give at least one --upstream URL" if key == "upstreams" else "")
+    given = json.dumps(problem["input"], default=str)
+    return f"{_place(key, places)}: {problem['msg'].removeprefix('Value error, ')} (given: {given[:80]})"
+
+
+def _flag(key: str) -> str:
+    """The command line's name of a key."""
+    parent, _, parameter = key.rpartition(".params.")
+    if parent:
+        return f"--set{'-placement' if parent == 'placement' else ''} {parameter}"
+    return FLAGS.get(key, "--" + key.replace("_", "-"))
+
+
+def _fields_at(loc: tuple[Any, ...]) -> list[str]:
+    """Names allowed in the section at `loc`."""
+    section: Any = Config
+    for part in loc:
+        if isinstance(part, int):
+            continue
+        annotation = section.model_fields[part].annotation
+        section = next((s for s in sections_of(annotation)), None)
+        if section is None:
+            return []
+    return list(section.model_fields)
+
+
+def _place(key: str, places: Mapping[str, str]) -> str:
+    """The key, and which source set it or a part of it."""
+    near = [
+        place for known, place in places.items() if key == known or key.startswith(known + ".") or known.startswith(key + ".")
+    ]
+    return f"{key} ({', '.join(dict.fromkeys(near))})" if near else key
+
+
+def _check_domains(config: Config) -> None:
+    urls = {upstream.url for upstream in config.upstreams}
+    served = [url for domain in config.energy.domains for url in domain.upstreams]
+    for url in served:
+        if url not in urls:
+            raise ValueError(f"{url} is no upstream; they are {', '.join(sorted(urls))}")
+        if served.count(url) > 1:
+            raise ValueError(f"{url} is in more than one domain")
+
+
+def _check_upstreams(config: Config, environ: Mapping[str, str]) -> None:
+    urls = [upstream.url for upstream in config.upstreams]
+    for upstream in config.upstreams:
+        if urls.count(upstream.url) > 1:
+            raise ValueError(f"{upstream.url} is named more than once")
+        if upstream.key_file and upstream.key_env:
+            raise ValueError(f"{upstream.url}: key_file and key_env are two places for one key")
+        if upstream.ca_file and not Path(upstream.ca_file).is_file():
+            raise ValueError(f"{upstream.url}: ca_file {upstream.ca_file} is no file")
+        key_of(upstream, environ)
+
+
+def _check_models(config: Config) -> None:
+    for model in config.models:
+        if model.group not in config.groups():
+            raise ValueError(f"{model.name}: no upstream is of group {model.group!r}; groups are {', '.join(config.groups())}")
+
+
+def _check_tenants(config: Config) -> None:
+    for what, values in (
+        ("tenant", [tenant.name for tenant in config.tenants]),
+        ("key hash", [hash for tenant in config.tenants for hash in tenant.key_hashes]),
+        ("objective", [objective.name for objective in config.objectives]),
+    ):
+        for value in values:
+            if values.count(value) > 1:
+                raise ValueError(f"{what} {value} is named more than once")
+    if config.auth.required and not any(tenant.key_hashes for tenant in config.tenants):
+        raise ValueError("auth.required, but no tenant has a key, so nobody could come in")
