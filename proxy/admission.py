@@ -99,17 +99,17 @@ class Admission:
         Raises:
             Refusal: 429; with them there would be too many, and they are not counted.
         """
-        load, queue = self._load(tenant), self.config.queue
+        queue = self.config.queue
         limit = tenant.bytes or queue.tenant_bytes
         if self.total.bytes + count > queue.bytes:
             raise Refusal(
                 429, "overloaded", f"request bodies of {queue.bytes} bytes are held, which is the limit", retry_after_s=1
             )
-        if tenant.name and limit is not None and load.bytes + count > limit:
+        if tenant.name and limit is not None and self.load_of(tenant.name).bytes + count > limit:
             raise Refusal(
                 429, "overloaded", f"{tenant.name} has {limit} bytes of requests here, which is its limit", retry_after_s=1
             )
-        load.bytes += count
+        self._load(tenant).bytes += count
         self.total.bytes += count
 
     def drop_bytes(self, tenant: Tenant, count: int) -> None:
@@ -123,12 +123,12 @@ class Admission:
         Raises:
             Refusal: 429; its tenant has too many, and it is not counted.
         """
-        load, limit = self._load(tenant), tenant.limit or self.config.queue.tenant_limit
-        if tenant.name and limit is not None and load.waiting >= limit:
+        limit = tenant.limit or self.config.queue.tenant_limit
+        if tenant.name and limit is not None and self.load_of(tenant.name).waiting >= limit:
             raise Refusal(
                 429, "overloaded", f"{limit} requests of {tenant.name} are waiting, which is its limit", retry_after_s=1
             )
-        load.waiting += 1
+        self._load(tenant).waiting += 1
         self.total.waiting += 1
 
     def end_wait(self, tenant: Tenant) -> None:

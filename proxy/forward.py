@@ -145,9 +145,10 @@ class Forward:
             async for chunk in body_of(receive, limits.body_timeout_s):
                 if call.held_bytes + len(chunk) > limits.body_bytes:
                     raise _too_large(limits.body_bytes)
-                self.admission.take_bytes(call.tenant, len(chunk))
-                call.held_bytes += len(chunk)
-                chunks.append(chunk)
+                if chunk:
+                    self.admission.take_bytes(call.tenant, len(chunk))
+                    call.held_bytes += len(chunk)
+                    chunks.append(chunk)
         except BodyTooSlow:
             raise Refusal(408, "timeout", f"no more of the request's body came for {limits.body_timeout_s:g} s") from None
         if length or b"transfer-encoding" in call.headers:

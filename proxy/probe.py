@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 
 from proxy.dialects import LLAMACPP, OPENAI, SGLANG, TGI, TRANSFORMERS, VLLM, Dialect
-from proxy.dialects.base import name
+from proxy.dialects.asks import name
 from proxy.dialects.values import count, members
 
 NOT_NOW = frozenset({429, 502, 503, 504})  # it is loading, or somebody in front of it answers

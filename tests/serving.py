@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -143,14 +143,14 @@ class DataPlane:
         assert not list(self.ledger.open_entries())
 
 
-def config_for(*addresses: str, **flags: Any) -> Config:
-    upstreams = [{"url": f"http://{address}"} if ":" in address else address for address in addresses]
-    return load(None, {}, {"upstreams": upstreams, **flags})
+def config_for(*addresses: str, environ: dict[str, str] | None = None, **flags: Any) -> Config:
+    upstreams = [address if "://" in address else f"http://{address}" for address in addresses]
+    return load(None, environ or {}, {"upstreams": upstreams, **flags})
 
 
 @asynccontextmanager
 async def data_plane(*addresses: str, environ: dict[str, str] | None = None, **flags: Any) -> AsyncIterator[DataPlane]:
-    config = config_for(*addresses, **flags)
+    config = config_for(*addresses, environ=environ, **flags)
     fleet, ledger = create_fleet(config, environ or {}), Ledger()
     forward = Forward(config, fleet, ledger, config.step_model())
     async with served(forward, config.limits) as address:
@@ -163,8 +163,11 @@ async def exchange(address: str, request: bytes) -> bytes:
     """All bytes that come back for a request that asks to close the connection."""
     host, port = address.split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
-    writer.write(request)
-    await writer.drain()
-    answer = await asyncio.wait_for(reader.read(), 10)
-    writer.close()
-    return answer
+    try:
+        writer.write(request)
+        await writer.drain()
+        return await asyncio.wait_for(reader.read(), 10)
+    finally:
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()

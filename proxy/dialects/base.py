@@ -5,58 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from re import Pattern
 from typing import Any
 
-from proxy.dialects.values import estimated_tokens
-
-# what one request may be taken to ask for; whoever writes n = 10**9 shall not break the sums of all others
-MOST_SEQUENCES, MOST_TOKENS = 1024, 1 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """What one generation request asks for, as far as a copy of its body tells."""
-
-    operation: str  # OpenTelemetry's gen_ai.operation.name
-    streamed: bool
-    prompt_tokens: int
-    prompt_estimated: bool
-    max_new_tokens: int  # over all sequences
-    model: str = ""
-    service_tier: str = ""
-    sequences: int = 1  # slots it takes: copies of each prompt, and prompts of a list
-    previous: str = ""  # the stored answer that this one continues (previous_response_id)
-
-
-def asking(
-    operation: str,
-    data: Mapping[str, Any],
-    prompt: tuple[int, bool],
-    *,
-    tokens_each: int,
-    sequences: int = 1,
-    streamed: bool | None = None,
-    previous: str = "",
-) -> Ask:
-    """An Ask within bounds. `prompt` is tokens and whether they are an estimate; what is told alike everywhere is read here."""
-    sequences = max(1, min(sequences, MOST_SEQUENCES))
-    return Ask(
-        operation=operation,
-        streamed=data.get("stream") is True if streamed is None else streamed,
-        prompt_tokens=max(1, min(prompt[0], MOST_TOKENS)),
-        prompt_estimated=prompt[1],
-        max_new_tokens=max(0, min(tokens_each * sequences, MOST_TOKENS)),
-        model=name(data.get("model")),
-        service_tier=name(data.get("service_tier")),
-        sequences=sequences,
-        previous=previous,
-    )
-
-
-def name(value: object) -> str:
-    """A short text from a body, else none; half a surrogate pair, which JSON can write, could not be passed on."""
-    return value[:256].encode("utf-8", "replace").decode() if isinstance(value, str) else ""
+from proxy.dialects.asks import Ask, unread
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,13 +114,11 @@ class Dialect:
     def administers(self, method: str, path: str) -> bool:
         """Whether a request would change the engine's state for everybody."""
         path = path.rstrip("/") or "/"  # FastAPI forgives a slash at the end
-        if path in self.engine_admin or f"{method} {path}" in self.engine_admin:
+        both = f"{method} {path}"
+        if path in self.engine_admin or both in self.engine_admin:
             return True
-        return any(
-            (path if entry.startswith("/") else f"{method} {path}").startswith(entry[:-1])
-            for entry in self.engine_admin
-            if entry.endswith("*")
-        )
+        beginnings = _beginnings(self.engine_admin)
+        return path.startswith(beginnings) or both.startswith(beginnings)
 
     def ask(self, method: str, path: str, body: bytes) -> Ask | None:
         """What a request asks for; None when it does not generate, or is not readable as what it should be."""
@@ -195,14 +146,10 @@ class Dialect:
         return next((read for pattern, read in self.patterns if pattern.fullmatch(path)), None)
 
 
-def unread(body: bytes) -> Ask:
-    """What is assumed of a request whose body is an object, but none that we understand: it waits its turn like others."""
-    return asking("text_completion", {}, (len(body) // 4, True), tokens_each=512)
+@cache
+def _beginnings(engine_admin: frozenset[str]) -> tuple[str, ...]:
+    return tuple(entry[:-1] for entry in engine_admin if entry.endswith("*"))
 
 
 def generates(dialect: Dialect, method: str, path: str) -> bool:
     return dialect.generates(method, path)
-
-
-__all__ = ["MOST_SEQUENCES", "MOST_TOKENS", "NOTHING", "ONE_TOKEN", "Ask", "Dialect", "Event", "Injected", "Usage"]
-__all__ += ["asking", "estimated_tokens", "generates", "name", "never_inject", "nothing_stored", "unread"]

@@ -8,7 +8,8 @@ from typing import Any
 
 from proxy.dialects import admin_routes, errors, openai, openai_answers
 from proxy.dialects import openai_requests as requests
-from proxy.dialects.base import Ask, Dialect, Event, Usage, asking
+from proxy.dialects.asks import Ask, asking
+from proxy.dialects.base import Dialect, Event, Usage
 from proxy.dialects.openai_answers import read_id, stored, tokens_in, usage_member
 from proxy.dialects.values import count, estimated_tokens, members, parsed, prompts, told
 

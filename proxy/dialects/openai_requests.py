@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from proxy.dialects.base import Ask, asking, name
+from proxy.dialects.asks import Ask, asking, name
 from proxy.dialects.values import count, estimated_tokens, members, prompts
 
 # vLLM's default for completions, and what an answer is assumed to be long when nobody says

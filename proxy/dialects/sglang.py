@@ -8,7 +8,8 @@ from typing import Any
 
 from proxy.dialects import admin_routes, errors, openai, openai_answers
 from proxy.dialects import openai_requests as requests
-from proxy.dialects.base import Ask, Dialect, Event, Injected, Usage, asking
+from proxy.dialects.asks import Ask, asking
+from proxy.dialects.base import Dialect, Event, Injected, Usage
 from proxy.dialects.injection import UsageRules, include_usage
 from proxy.dialects.openai_answers import read_id, stored
 from proxy.dialects.values import count, estimated_tokens, members, parsed, prompts, told

@@ -8,7 +8,8 @@ from typing import Any
 
 from proxy.dialects import admin_routes, errors
 from proxy.dialects import openai_requests as requests
-from proxy.dialects.base import NOTHING, ONE_TOKEN, Ask, Dialect, Event, Injected, Usage, asking, name
+from proxy.dialects.asks import Ask, asking, name
+from proxy.dialects.base import NOTHING, ONE_TOKEN, Dialect, Event, Injected, Usage
 from proxy.dialects.injection import UsageRules, include_usage, tgi_details
 from proxy.dialects.openai_answers import error_type, usage_member
 from proxy.dialects.openai_answers import read_answer as read_openai_answer
@@ -84,7 +85,7 @@ def read_kserve(data: Mapping[str, Any]) -> Ask:
 
 def read_event(data: bytes) -> Event:
     """Every event is one token, the final one too; OpenAI's shape may bring counts in an event of its own."""
-    if data == b"[DONE]":
+    if data in (b"[DONE]", b""):
         return NOTHING
     if _ERROR.match(data):
         return Event(error=_error_type(data))

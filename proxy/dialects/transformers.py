@@ -7,7 +7,8 @@ from typing import Any
 
 from proxy.dialects import admin_routes, errors
 from proxy.dialects import openai_requests as requests
-from proxy.dialects.base import Ask, Dialect
+from proxy.dialects.asks import Ask
+from proxy.dialects.base import Dialect
 from proxy.dialects.openai_answers import read_answer, read_event, read_id, stored
 
 DEFAULT_TOKENS = 1024

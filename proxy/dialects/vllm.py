@@ -7,7 +7,8 @@ from typing import Any
 
 from proxy.dialects import admin_routes, errors, openai
 from proxy.dialects import openai_requests as requests
-from proxy.dialects.base import Ask, Dialect, Injected
+from proxy.dialects.asks import Ask
+from proxy.dialects.base import Dialect, Injected
 from proxy.dialects.injection import UsageRules, include_usage
 from proxy.dialects.openai_answers import read_answer, read_event, read_id, stored
 

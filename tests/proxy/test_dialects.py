@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.dialects import DIALECTS, LLAMACPP, OPENAI, SGLANG, TGI, TRANSFORMERS, VLLM, Dialect
-from proxy.dialects.base import MOST_SEQUENCES, MOST_TOKENS, Ask
+from proxy.dialects.asks import MOST_SEQUENCES, MOST_TOKENS, Ask
 
 CHAT, COMPLETION, RESPONSES, MESSAGES = "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"
 SAID = [{"role": "user", "content": "a" * 40}]
