@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from pydantic_core import PydanticUndefined
 
-from proxy.config import Config, Section
+from proxy.config import Config, Domain, Model, Objective, Section, Tenant, Upstream
 
 PAGE = Path(__file__).parent.parent / "docs/configuration.md"
 
@@ -31,9 +31,16 @@ are TOML, else as text. A wrong key or value is told with its place and what is 
     default_s = 4.0
     max_s = 30.0
 
-| key | default | meaning |
-| --- | --- | --- |
+SIGHUP and `POST /reload` on the admin port read all of it again, and put all of it or nothing in force, without dropping a
+request. What needs a restart is refused there by name: `host`, `port`, `admin_host`, `admin_port`, `energy`, and of `limits`
+all but those of bodies. `paceline.config.generation` tells which is in force, by a digest.
+
 """
+
+COLUMNS = "| key | default | meaning |\n| --- | --- | --- |\n"
+
+# the tables that a configuration may have several of
+LISTS = {"upstreams": Upstream, "models": Model, "tenants": Tenant, "objectives": Objective, "energy.domains": Domain}
 
 
 def rows(section: type[Section], prefix: str = "", default: Any = None) -> Iterator[str]:
@@ -61,7 +68,10 @@ def _allowed(annotation: Any) -> str:
 
 
 def page() -> str:
-    return HEAD + "\n".join(rows(Config)) + "\n"
+    parts = [HEAD + COLUMNS + "\n".join(rows(Config))]
+    for name, section in LISTS.items():
+        parts.append(f"## {name}\n\nTables of `[[{name}]]`:\n\n{COLUMNS}" + "\n".join(rows(section)))
+    return "\n\n".join(parts) + "\n"
 
 
 if __name__ == "__main__":

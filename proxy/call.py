@@ -34,6 +34,7 @@ class Call:
     held_bytes: int = 0
     rewritten: bool = False  # the body is not the client's any more
     started: bool = False  # the head of an answer is out
+    complete: bool = False  # the answer's end was seen in it
     cut: bool = False  # the proxy closes, and waits no longer for it
     task: asyncio.Task[None] | None = None
     headers: dict[bytes, bytes] = field(init=False)

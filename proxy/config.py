@@ -49,7 +49,7 @@ DialectName = Literal["auto", "tgi", "vllm", "sglang", "llamacpp", "transformers
 class Upstream(Section):
     """One inference server."""
 
-    url: BaseUrl
+    url: BaseUrl = Field(description="http://host:port, https://host:port (with a path at most), or unix:///path/of/socket")
     slots: Count | None = Field(None, description="most sequences at once; not set: what the server tells, else no limit")
     group: str = Field("default", description="servers of one group can serve the same requests, and share a queue")
     dialect: DialectName = Field("auto", description="what it speaks, if it is not asked")
@@ -63,8 +63,8 @@ class Upstream(Section):
 class Model(Section):
     """Where requests for a model go."""
 
-    name: str = Field(description="what clients ask for; `*` stands for anything")
-    group: str = "default"
+    name: str = Field(description="what clients ask for; `*` stands for anything. The first that fits is taken")
+    group: str = Field("default", description="the servers that it goes to")
     rewrite: str | None = Field(None, description="the name that the servers know it by")
 
 
@@ -117,7 +117,7 @@ class Queue(Section):
 class Tenant(Section):
     """Whose requests they are: its keys, its share, its bounds."""
 
-    name: str
+    name: str = Field(description="as it is in metrics, in the ledger, and in a gateway's `x-gateway-inference-fairness-id`")
     key_hashes: tuple[KeyHash, ...] = Field((), description="SHA-256 of its keys, in hexadecimal")
     weight: Some = Field(1.0, description="its share of scarce slots, against other tenants' weights")
     priority: int = Field(0, description="added to its tier's: higher leaves first when slots are scarce")
@@ -136,7 +136,7 @@ class Auth(Section):
 class Objective(Section):
     """What an `x-gateway-inference-objective` stands for."""
 
-    name: str
+    name: str = Field(description="the header's value")
     tier: Literal["priority", "interactive", "flex", "batch"] = "interactive"
     priority: int = Field(0, description="added to its tier's")
 
@@ -181,7 +181,7 @@ class Domain(Section):
     """Devices, and the servers that run on them."""
 
     devices: tuple[str, ...] = Field(description="NVML indices or UUIDs; for simulated engines their URLs")
-    upstreams: tuple[BaseUrl, ...]
+    upstreams: tuple[BaseUrl, ...] = Field(description="URLs of the servers that they serve")
 
 
 class Energy(Section):

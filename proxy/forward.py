@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 from policies.base import Outcome, Waiting
 from policies.room import Leaving
@@ -124,8 +125,8 @@ class Forward:
             raise Refusal(400, "bad_request", "the request's target is no path")
         if self.config.allow_engine_admin:
             return
-        spoken = {pool.dialect.name: pool.dialect for pool in self.fleet.pools.values() if pool.known} or DIALECTS
-        if any(dialect.administers(call.method, call.path) for dialect in spoken.values()):
+        spoken = tuple(pool.dialect.name for pool in self.fleet.pools.values() if pool.known)
+        if administers(spoken or tuple(DIALECTS), call.method, call.path):
             text = f"{call.path} administers the engine and is closed on this port (allow_engine_admin opens it)"
             raise Refusal(403, "forbidden", text)
 
@@ -150,7 +151,7 @@ class Forward:
                     call.held_bytes += len(chunk)
                     chunks.append(chunk)
         except BodyTooSlow:
-            raise Refusal(408, "timeout", f"no more of the request's body came for {limits.body_timeout_s:g} s") from None
+            raise Refusal(408, "request_timeout", f"no more of the request's body came for {limits.body_timeout_s:g} s") from None
         if length or b"transfer-encoding" in call.headers:
             call.body = b"".join(chunks)
 
@@ -190,6 +191,8 @@ class Forward:
             entry.status, entry.error = refusal.status, entry.error or refusal.kind
             raise
         except asyncio.CancelledError:
+            if call.complete:  # it had all of its answer, and closed before the server did
+                raise
             entry.error = entry.error or ("shutting_down" if call.cut else "client_gone")
             entry.outcome = entry.outcome or Outcome.CANCELLED
             raise
@@ -302,8 +305,8 @@ class Forward:
         if outcome is Outcome.DRAINED:
             return Refusal(503, "shutting_down", "the proxy is closing", retry_after_s=1)
         if outcome is Outcome.FAULT:
-            return Refusal(503, "overloaded", "the proxy's scheduler failed", retry_after_s=1)
-        return Refusal(503, "overloaded", f"no server had a slot within {queue.timeout_s:g} s", retry_after_s=1)
+            return Refusal(503, "no_slot", "the proxy's scheduler failed", retry_after_s=1)
+        return Refusal(503, "no_slot", f"no server had a slot within {queue.timeout_s:g} s", retry_after_s=1)
 
     def _retry(self, reason: str) -> None:
         self.counts.retried += 1
@@ -335,6 +338,12 @@ class Forward:
                 log.warning("request %s: %s", call.id, missed.error)
                 if server is servers[-1]:
                     raise _unreachable(server, missed) from missed
+
+
+@lru_cache(maxsize=1024)
+def administers(dialects: tuple[str, ...], method: str, path: str) -> bool:
+    """Whether a request would change the state of an engine that speaks one of these."""
+    return any(DIALECTS[name].administers(method, path) for name in dialects)
 
 
 def _candidates(pool: Pool) -> list[Server]:

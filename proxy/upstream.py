@@ -12,15 +12,19 @@ has come, the request is sent again on another one.
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import ssl
 from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
 if TYPE_CHECKING:
@@ -34,6 +38,7 @@ STALE_TRIES = 4  # kept connections that may turn out closed, one after the othe
 # a server that vanished without a word is noticed after a minute, however long its answers may take
 KEEP_ALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 60_000}
 _NOTHING_AUTOMATIC = frozenset({"User-Agent", "Accept", "Accept-Encoding", "Content-Type"})
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")  # no header may have one (RFC 9110, 5.5)
 
 
 class UpstreamError(Exception):
@@ -69,25 +74,64 @@ def _as_upstream_errors(url: str) -> Iterator[None]:
         raise Broken(f"{url}: {type(error).__name__}: {error}") from error
 
 
-_kept: ContextVar[bool] = ContextVar("kept", default=False)  # whether this task's latest connection had been used before
+class _Connection(ResponseHandler):
+    """One connection. What the library leaves open is closed here: a server can neither hang us nor answer unasked."""
+
+    used = 0  # by so many requests
+    idle = False
+    heard = False  # something of an answer to the latest of them has come
+
+    def data_received(self, data: bytes) -> None:
+        self.heard = True
+        if self.idle:
+            self.close()  # nobody has asked, and it must not be taken for the answer to whoever asks next
+        else:
+            super().data_received(data)
+
+    def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
+        super().set_exception(exc, *cause)
+        if isinstance(exc, HttpProcessingError):  # in a body, else its reader waits for ever
+            self._break_off(exc)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        if exc is not None:  # else a body without a length is taken for whole
+            self._break_off(exc)
+        super().connection_lost(exc)
+
+    def _break_off(self, exc: BaseException) -> None:
+        if self._payload is not None and not self._payload.is_eof() and self._payload.exception() is None:
+            self._payload.set_exception(aiohttp.ClientPayloadError(f"{type(exc).__name__}: {exc}"))
 
 
-class _Marking:
-    """A connector that tells whether a connection is new. Mixed into the library's two."""
+_latest: ContextVar[_Connection | None] = ContextVar("latest", default=None)  # this task's latest connection
+
+
+class _Watching(aiohttp.BaseConnector if TYPE_CHECKING else object):  # type: ignore[misc]
+    """A connector that knows what its connections are used for. Mixed into the library's two."""
+
+    silence_s: float | None = None  # longest of a server
 
     async def connect(self, *args: Any, **kwargs: Any) -> aiohttp.connector.Connection:
-        connection: aiohttp.connector.Connection = await super().connect(*args, **kwargs)  # type: ignore[misc]
-        protocol: Any = connection.protocol
-        _kept.set(getattr(protocol, "paceline_kept", False))
-        protocol.paceline_kept = True
+        connection: aiohttp.connector.Connection = await super().connect(*args, **kwargs)
+        protocol = connection.protocol
+        assert isinstance(protocol, _Connection)
+        protocol.used, protocol.idle, protocol.heard = protocol.used + 1, False, False
+        protocol.read_timeout = self.silence_s
+        protocol.start_timeout()  # from now on, for a server may not even take the request
+        _latest.set(protocol)
         return connection
 
+    def _release(self, key: Any, protocol: ResponseHandler, *, should_close: bool = False) -> None:
+        assert isinstance(protocol, _Connection)
+        protocol.idle = True
+        super()._release(key, protocol, should_close=should_close)
 
-class _Tcp(_Marking, aiohttp.TCPConnector):
+
+class _Tcp(_Watching, aiohttp.TCPConnector):
     """Connections over TCP."""
 
 
-class _Unix(_Marking, aiohttp.UnixConnector):
+class _Unix(_Watching, aiohttp.UnixConnector):
     """Connections through a socket in the file system."""
 
 
@@ -162,10 +206,15 @@ class Client:
             http_proxy: URL of an HTTP proxy on the way.
         """
         self._http_proxy = http_proxy
-        self._session = aiohttp.ClientSession(
-            connector=_Unix(socket_path, limit=0, keepalive_timeout=keep_alive_s)
+        connector = (
+            _Unix(socket_path, limit=0, keepalive_timeout=keep_alive_s)
             if socket_path is not None
-            else _Tcp(limit=0, keepalive_timeout=keep_alive_s, ttl_dns_cache=10, ssl=certificates, socket_factory=_socket),
+            else _Tcp(limit=0, keepalive_timeout=keep_alive_s, ttl_dns_cache=10, ssl=certificates, socket_factory=_socket)
+        )
+        connector.silence_s = answer_timeout_s
+        connector._factory = partial(_Connection, loop=asyncio.get_running_loop())  # type: ignore[assignment]  # noqa: SLF001
+        self._session = aiohttp.ClientSession(
+            connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout_s, sock_read=answer_timeout_s),
             auto_decompress=False,
@@ -176,6 +225,7 @@ class Client:
             max_line_size=1 << 16,
             max_field_size=1 << 16,
         )
+        self._session._retry_connection = False  # noqa: SLF001  # whether to is decided here
 
     async def open(self, method: str, url: str, headers: Headers, body: bytes | AsyncIterable[bytes] | None = None) -> Answer:
         """Send a request and wait for the head of its answer.
@@ -193,10 +243,10 @@ class Client:
         with _as_upstream_errors(url):
             for attempt in range(STALE_TRIES):
                 try:
-                    return Answer(url, await self._request(method, url, text, body))
-                except (aiohttp.ServerDisconnectedError, ConnectionError):
+                    return _sound(url, await self._request(method, url, text, body))
+                except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, ConnectionError):
                     last = attempt == STALE_TRIES - 1
-                    if last or not _kept.get() or not isinstance(body, bytes | None):
+                    if last or not _stale(_latest.get()) or not isinstance(body, bytes | None):
                         raise
         raise AssertionError("unreachable")
 
@@ -205,7 +255,7 @@ class Client:
     ) -> aiohttp.ClientResponse:
         # the library warns of large byte strings, and takes the same bytes as a file without a copy
         data = BytesIO(body) if isinstance(body, bytes) and len(body) > LARGE_BODY else body
-        _kept.set(False)
+        _latest.set(None)
         return await self._session.request(
             method, URL(url, encoded=True), headers=headers, data=data, allow_redirects=False, proxy=self._http_proxy
         )
@@ -219,6 +269,23 @@ class Client:
     async def close(self) -> None:
         await self._session.close()
         await asyncio.sleep(0)  # let transports finish closing before the loop does
+
+
+def _stale(connection: _Connection | None) -> bool:
+    """Whether it was a kept one, and died without a word."""
+    return connection is not None and connection.used > 1 and not connection.heard
+
+
+def _sound(url: str, response: aiohttp.ClientResponse) -> Answer:
+    """An answer that may be passed on.
+
+    Raises:
+        Broken: it may not: a status that is none, a switch of protocols that nobody asked for, an injected header.
+    """
+    if 200 <= response.status < 600 and not any(_CONTROL.search(value) for _, value in response.raw_headers):
+        return Answer(url, response)
+    response.close()
+    raise Broken(f"{url}: status {response.status} or its headers are no HTTP")
 
 
 def _text(value: bytes) -> str:

@@ -76,6 +76,8 @@ def _watch_stream(call: Call, entry: Entry, dialect: Dialect, stored: Callable[[
             if entry.first_token_at is None:
                 scheduler.first_token(entry.id)
             entry.saw_tokens(clock(), tokens)
+        if b"[DONE]" in chunk:
+            call.complete = True
         if not chunk:
             _use_counts(entry, told)
 
@@ -98,7 +100,7 @@ def _watch_answer(entry: Entry, headers: dict[bytes, bytes], dialect: Dialect, s
 
 def _use_counts(entry: Entry, told: Usage) -> None:
     """The engine's own counts replace estimates; what it did not tell stays an estimate, and says so."""
-    if told.prompt_tokens:
+    if told.prompt_tokens is not None:
         entry.prompt_tokens, entry.prompt_estimated = told.prompt_tokens, False
-    if told.output_tokens:
+    if told.output_tokens is not None:
         entry.output_tokens, entry.output_estimated = told.output_tokens, False

@@ -12,15 +12,20 @@ model's cost: the base is needed by every participant alike, and each adds its o
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from bisect import bisect_left, bisect_right
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from math import inf
 
 from telemetry.cost import StepModel
 from telemetry.ledger import Entry
 from telemetry.snapshot import Interval
+
+# An interval is not cut into more parts than this, requests times cuts: each costs about a microsecond, on the loop that
+# serves. Where requests come and go faster, edges are moved together: cuts finer than an engine's step say nothing anyway.
+MOST_PARTS, FEWEST_CUTS = 4000, 16
 
 Prefill = tuple[tuple[float, float, float], ...]  # pieces: from, to, and the prompt tokens computed evenly in between
 
@@ -110,7 +115,13 @@ class Settlement:
 
 
 def settle(
-    interval: Interval, timelines: Iterable[Timeline], model: StepModel, idle_power_w: float, *, devices: int = 1
+    interval: Interval,
+    timelines: Iterable[Timeline],
+    model: StepModel,
+    idle_power_w: float,
+    *,
+    devices: int = 1,
+    most_parts: int = MOST_PARTS,
 ) -> Settlement:
     """Split one interval of one device's counter.
 
@@ -124,11 +135,12 @@ def settle(
         model: what a step costs; net of idle.
         idle_power_w: of this device.
         devices: how many devices share the model's cost (tensor parallel), this one being one of them.
+        most_parts: requests times cuts, at most.
     """
     idle_uj = min(interval.energy_uj, round(idle_power_w * interval.seconds * 1e6))
     active_uj = interval.energy_uj - idle_uj
     there = [t for t in timelines if t.joined < interval.end_s and t.left > interval.start_s]
-    joules = _weigh(interval, there, model)
+    joules = _weigh(interval, there, model, most_parts)
     wholes = [before + after for before, after in joules.values()]
     charged_uj = min(active_uj, int(sum(wholes) * 1e6 / devices * (1 + model.band)))
     shares = {timeline.id: Share() for timeline in there}
@@ -148,24 +160,61 @@ def apportion(total: int, weights: Sequence[float]) -> list[int]:
     return [after - before for before, after in pairwise(marks)]
 
 
-def _weigh(interval: Interval, timelines: Sequence[Timeline], model: StepModel) -> dict[str, tuple[float, float]]:
+def _weigh(
+    interval: Interval, timelines: Sequence[Timeline], model: StepModel, most_parts: int
+) -> dict[str, tuple[float, float]]:
     """Modelled joules of each request in the interval: before its first token, and after."""
     joules = {timeline.id: (0.0, 0.0) for timeline in timelines}
     batches: dict[str, list[Timeline]] = {}
     for timeline in timelines:
         batches.setdefault(timeline.server, []).append(timeline)
     for batch in batches.values():
-        for start, end in pairwise(_edges(interval, batch)):
-            members = [t for t in batch if t.joined <= start and t.left >= end]
+        for start, end, members in _cuts(interval, batch, most_parts):
             for member, more in zip(members, weights(start, end, members, model), strict=True):
                 before, after = joules[member.id]
                 joules[member.id] = (before + more, after) if member.first > start else (before, after + more)
     return joules
 
 
+def _cuts(interval: Interval, batch: Sequence[Timeline], most_parts: int) -> Iterator[tuple[float, float, list[Timeline]]]:
+    """The interval cut wherever membership or a phase changes: from, to, and who is there all the time."""
+    edges = _edges(interval, batch)
+    if (len(edges) - 1) * len(batch) > most_parts:
+        edges = _thinned(edges, max(most_parts // len(batch), FEWEST_CUTS))
+        batch = [_snapped(timeline, edges) for timeline in batch]
+    coming = deque(sorted(batch, key=lambda timeline: timeline.joined))
+    there: list[Timeline] = []
+    for start, end in pairwise(edges):
+        while coming and coming[0].joined <= start:
+            there.append(coming.popleft())
+        there = [timeline for timeline in there if timeline.left >= end]
+        if there:
+            yield start, end, there
+
+
 def _edges(interval: Interval, timelines: Sequence[Timeline]) -> list[float]:
     inside = {at for t in timelines for at in (t.joined, t.first, t.left) if interval.start_s < at < interval.end_s}
     return [interval.start_s, *sorted(inside), interval.end_s]
+
+
+def _thinned(edges: Sequence[float], most: int) -> list[float]:
+    """Those edges that are at least a `most`-th of the interval apart, first and last always."""
+    gap = (edges[-1] - edges[0]) / most
+    kept = [edges[0]]
+    for at in edges[1:-1]:
+        if kept[-1] + gap <= at <= edges[-1] - gap:
+            kept.append(at)
+    return [*kept, edges[-1]]
+
+
+def _snapped(timeline: Timeline, edges: Sequence[float]) -> Timeline:
+    """A timeline that changes at edges only, and covers what it did: it joins no later, and leaves no earlier."""
+
+    def up(at: float) -> float:
+        return edges[bisect_left(edges, at)] if edges[0] < at < edges[-1] else at
+
+    joined = edges[bisect_right(edges, timeline.joined) - 1] if edges[0] < timeline.joined < edges[-1] else timeline.joined
+    return replace(timeline, joined=joined, first=up(timeline.first), left=up(timeline.left))
 
 
 def weights(start: float, end: float, members: Sequence[Timeline], model: StepModel) -> list[float]:

@@ -122,7 +122,11 @@ SERVER_CIRCUIT = Name(
 BODY_BYTES = Name("paceline.queue.body_bytes", Kind.GAUGE, "By", "Octets of request bodies in memory")
 RETRIES = Name("paceline.request.retries", Kind.COUNTER, "{retry}", "Requests that waited for a server once more", (REASON,))
 CONFIG_VERSION = Name(
-    "paceline.config.generation", Kind.GAUGE, "{generation}", "Configurations since the start; the latest is in force", (CONFIG_DIGEST,)
+    "paceline.config.generation",
+    Kind.GAUGE,
+    "{generation}",
+    "Configurations since the start; the latest is in force",
+    (CONFIG_DIGEST,),
 )
 GROUP_SIZE = Name("paceline.group.size", Kind.HISTOGRAM, "{request}", "Requests that left at one instant", (POLICY,), GROUP)
 RELEASES = Name("paceline.release.count", Kind.COUNTER, "{request}", "How stays in the room ended", (OUTCOME, POLICY))

@@ -30,17 +30,16 @@ async def served(app: Any, limits: Limits | None = None) -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def running(server: uvicorn.Server) -> AsyncIterator[str]:
-    task = asyncio.create_task(server.serve())
-    while not server.started:
-        await asyncio.sleep(0.005)
-        if task.done():
-            task.result()
+    """Started and stopped by hand, for its own loop looks ten times a second only at whether to stop."""
+    server.config.load()
+    server.lifespan = server.config.lifespan_class(server.config)
+    await server.startup()
     host, port = server.servers[0].sockets[0].getsockname()[:2]
     try:
         yield f"{host}:{port}"
     finally:
-        server.should_exit = server.force_exit = True
-        await task
+        server.force_exit = True
+        await server.shutdown()
 
 
 @dataclass
@@ -153,10 +152,12 @@ async def data_plane(*addresses: str, environ: dict[str, str] | None = None, **f
     config = config_for(*addresses, environ=environ, **flags)
     fleet, ledger = create_fleet(config, environ or {}), Ledger()
     forward = Forward(config, fleet, ledger, config.step_model())
-    async with served(forward, config.limits) as address:
-        yield DataPlane(address, forward, fleet, ledger)
-    for server in fleet.servers:
-        await server.close()
+    try:
+        async with served(forward, config.limits) as address:
+            yield DataPlane(address, forward, fleet, ledger)
+    finally:
+        for server in fleet.servers:
+            await server.close()
 
 
 async def exchange(address: str, request: bytes) -> bytes:

@@ -65,3 +65,4 @@ def test_the_packages_are_what_is_shipped() -> None:
 
 def test_the_configuration_page_is_the_configuration() -> None:
     assert PAGE.read_text() == page()
+    assert not re.search(r"\|\s*\|$", page(), re.MULTILINE), "a key without a meaning"

@@ -11,6 +11,8 @@ from typing import Any
 
 from proxy.dialects.asks import Ask, unread
 
+__all__ = ["NOTHING", "ONE_TOKEN", "Ask", "Dialect", "Event", "Injected", "Read", "Usage", "generates"]
+
 
 @dataclass(frozen=True, slots=True)
 class Usage:

@@ -8,14 +8,16 @@ STATUS = {
     "unauthorized": 401,
     "forbidden": 403,
     "model_not_found": 404,
+    "request_timeout": 408,
     "too_large": 413,
     "overloaded": 429,
     "not_implemented": 501,
     "upstream": 502,
+    "no_slot": 503,
     "shutting_down": 503,
     "timeout": 504,
 }
-TGI = {"shutting_down": "overloaded", "bad_request": "validation", "too_large": "validation"}
+TGI = {"shutting_down": "overloaded", "no_slot": "overloaded", "request_timeout": "validation", "bad_request": "validation", "too_large": "validation"}
 ANTHROPIC = {
     "bad_request": "invalid_request_error",
     "unauthorized": "authentication_error",
@@ -23,6 +25,7 @@ ANTHROPIC = {
     "model_not_found": "not_found_error",
     "too_large": "request_too_large",
     "overloaded": "overloaded_error",
+    "no_slot": "overloaded_error",
     "shutting_down": "overloaded_error",
     "timeout": "timeout_error",
 }
@@ -33,6 +36,7 @@ VLLM = {
     "model_not_found": "NotFoundError",
     "too_large": "BadRequestError",
     "overloaded": "ServiceUnavailableError",
+    "no_slot": "ServiceUnavailableError",
     "shutting_down": "ServiceUnavailableError",
     "not_implemented": "NotImplementedError",
 }
@@ -43,6 +47,7 @@ LLAMACPP = {
     "forbidden": "permission_error",
     "model_not_found": "not_found_error",
     "overloaded": "unavailable_error",
+    "no_slot": "unavailable_error",
     "shutting_down": "unavailable_error",
     "not_implemented": "not_supported_error",
 }

@@ -17,6 +17,7 @@ from proxy.dialects import DIALECTS, LLAMACPP, OPENAI, SGLANG, TGI, TRANSFORMERS
 from proxy.dialects.base import Usage
 from proxy.dialects.events import LONGEST_EVENT, EventReader, EventSplitter
 from proxy.dialects.injection import without_details, without_usage
+from tests.serving import data_plane
 
 CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
 
@@ -399,3 +400,28 @@ async def test_simulated_engines(speaks: str, dialect: Dialect, path: str, body:
 
 def normal(stream: bytes) -> bytes:
     return re.sub(rb'"created":\d+', b'"created":0', re.sub(rb'"id":"[^"]*"', b'"id":"x"', stream))
+
+
+@pytest.mark.parametrize(
+    ("speaks", "dialect", "path", "body", "counts"),
+    [
+        ("openai", "vllm", CHAT, {"messages": [{"role": "user", "content": "a b"}], "max_tokens": 5, "n": 2}, (2, 10)),
+        ("tgi", "tgi", CHAT, {"messages": [{"role": "user", "content": "a b"}], "max_tokens": 5}, (2, 5)),
+        ("tgi", "tgi", "/", {"inputs": "a b c", "parameters": {"max_new_tokens": 5}}, (3, 5)),
+    ],
+)
+async def test_through_the_proxy(speaks: str, dialect: str, path: str, body: dict[str, Any], counts: tuple[int, int]) -> None:
+    plain = json.dumps({**body, "stream": True}).encode()
+    headers = {"content-type": "application/json", "x-request-id": "same"}
+    async with (
+        SimulatedServer(speaks, speed=1000) as server,
+        data_plane(server.url[7:], dialect=dialect, usage="inject") as plane,
+        httpx.AsyncClient(trust_env=False, headers=headers) as client,
+    ):
+        direct = await client.post(server.url + path, content=plain)
+        through = await client.post(f"http://{plane.address}{path}", content=plain)
+        entry = plane.ledger.get(through.headers["x-paceline-request-id"])
+    assert normal(through.content) == normal(direct.content)
+    assert entry is not None
+    assert (entry.prompt_tokens, entry.output_tokens) == counts
+    assert (entry.prompt_estimated, entry.output_estimated) == (False, False)
