@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint test-engines bench overhead soak clean
 
 demo: .venv/ready
 	$(BIN)/paceline demo
@@ -20,6 +20,18 @@ lint: .venv/ready-test
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# real vLLM and transformers serve on the CPU: 5 GB and some minutes the first time (llama.cpp's server runs in `make test`)
+test-engines: .venv/ready-test
+	$(BIN)/pytest -m engines tests/engines $(ARGS)
+
+# Paceline beside other proxies: about a quarter of an hour, on a quiet machine
+overhead: .venv/ready
+	$(BIN)/python -m bench.overhead $(ARGS)
+
+# an hour at half capacity, with leaving clients
+soak: .venv/ready
+	$(BIN)/python -m bench.soak $(ARGS)
+
 bench: .venv/ready
 	$(BIN)/python -m bench.fit_profile
 
@@ -36,4 +48,4 @@ bench: .venv/ready
 	touch $@
 
 clean:
-	rm -rf .venv
+	rm -rf .venv .engines .bench

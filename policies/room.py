@@ -67,6 +67,7 @@ class _Server:
     retired: bool = False
     in_flight: int = 0
     tokens: int = 0
+    view: ServerView | None = None  # as it was last looked at; None once anything of it has changed
 
 
 @dataclass(slots=True)
@@ -134,6 +135,7 @@ class Room:
             server = self._servers[flight.server]
             server.in_flight -= flight.waiting.sequences
             server.tokens -= _tokens(flight.waiting)
+            server.view = None
             if server.retired and not server.in_flight:
                 del self._servers[flight.server]
 
@@ -143,16 +145,18 @@ class Room:
 
     def set_slots(self, server: str, slots: int | None) -> None:
         self._servers[server].slots = slots
+        self._servers[server].view = None
 
     def set_health(self, server: str, *, healthy: bool) -> None:
         """Whether requests may leave to a server; those in flight there are not touched."""
         self._servers[server].healthy = healthy
+        self._servers[server].view = None
 
     def add_server(self, server: str, slots: int | None) -> None:
         """One more server, or one that was retired and comes back before its last request has ended."""
         if server in self._servers:
             self._servers[server].retired = False
-            self._servers[server].slots = slots
+            self.set_slots(server, slots)
         else:
             self._servers[server] = _Server(slots)
 
@@ -293,9 +297,11 @@ class Room:
         waiting = ready.waiting
         del self._ready[waiting.id]
         self._in_flight[waiting.id] = InFlight(waiting, server, now)
-        self._servers[server].in_flight += waiting.sequences
+        taken = self._servers[server]
+        taken.in_flight += waiting.sequences
+        taken.view = None
         self._shares[waiting.priority].left(ready.start)
-        self._servers[server].tokens += _tokens(waiting)
+        taken.tokens += _tokens(waiting)
         return Leaving(waiting, server, ready.outcome, ready.since - waiting.arrived_at, now - ready.since)
 
     def _overdue(self, now: float) -> Iterator[str]:
@@ -317,7 +323,9 @@ class Room:
 
     def _server_view(self, name: str) -> ServerView:
         server = self._servers[name]
-        return ServerView(name, server.in_flight, server.tokens, server.slots, server.healthy)
+        if server.view is None:
+            server.view = ServerView(name, server.in_flight, server.tokens, server.slots, server.healthy)
+        return server.view
 
     @property
     def held(self) -> int:

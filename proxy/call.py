@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import dataclass, field
+from os import urandom
 from typing import TYPE_CHECKING
-from uuid import uuid4
 
 from proxy.admission import CREDENTIALS, NOBODY, Refusal
 from proxy.config import Tenant
 from proxy.dialects import Dialect
 from proxy.dialects.base import Ask
-from proxy.wire import Scope, Send, end_to_end
+from proxy.wire import Presence, Scope, Send, end_to_end
 
 if TYPE_CHECKING:
     from proxy.fleet import Pool, Server
@@ -26,7 +26,7 @@ class Call:
     scope: Scope
     send: Send
     pool: Pool
-    id: str = field(default_factory=lambda: uuid4().hex)
+    id: str = field(default_factory=lambda: urandom(16).hex())
     body: bytes | None = None  # None: it has none, which is not the same as an empty one
     tenant: Tenant = NOBODY
     ask: Ask | None = None
@@ -41,6 +41,11 @@ class Call:
 
     def __post_init__(self) -> None:
         self.headers = dict(self.scope["headers"])
+
+    @property
+    def presence(self) -> Presence:
+        presence: Presence = self.scope["extensions"][Presence.KEY]
+        return presence
 
     @property
     def method(self) -> str:

@@ -132,7 +132,7 @@ class Exchange:
             call.scope["method"] = "HEAD"  # else our HTTP server waits for the octets that a content-length speaks of
         await call.start(answer.status, end_to_end(answer.headers))
         try:
-            async for chunk in answer.chunks():
+            while chunk := await answer.next():
                 watch(chunk)
                 passed = chunk if strip is None else strip(chunk)
                 if passed:

@@ -22,7 +22,7 @@ from proxy.dialects.rewrite import set_model
 from proxy.exchange import Busy, Exchange, NotReached
 from proxy.fleet import Fleet, Pool, Server
 from proxy.scheduler import Refused
-from proxy.wire import BodyTooSlow, ClientGone, Receive, Scope, Send, body_of, until_gone
+from proxy.wire import ClientGone, Receive, Scope, Send, body_of
 from telemetry.cost import StepModel
 from telemetry.ledger import Entry, Ledger
 
@@ -107,7 +107,7 @@ class Forward:
         await self._read_body(call, receive)
         call.ask = call.dialect.ask(call.method, call.path, call.body or b"")
         await self._route(call)
-        async with until_gone(receive):
+        with call.presence:
             if call.ask is not None:
                 await self._generate(call, call.ask)
             else:
@@ -134,7 +134,7 @@ class Forward:
         """The whole body into memory, within bounds.
 
         Raises:
-            Refusal: it is too long, too slow, or there is no memory for it.
+            Refusal: it is too long, or there is no memory for it.
             ClientGone: the client left before its end.
         """
         limits = self.config.limits
@@ -142,16 +142,13 @@ class Forward:
         if length.isdigit() and int(length) > limits.body_bytes:
             raise _too_large(limits.body_bytes)
         chunks = []
-        try:
-            async for chunk in body_of(receive, limits.body_timeout_s):
-                if call.held_bytes + len(chunk) > limits.body_bytes:
-                    raise _too_large(limits.body_bytes)
-                if chunk:
-                    self.admission.take_bytes(call.tenant, len(chunk))
-                    call.held_bytes += len(chunk)
-                    chunks.append(chunk)
-        except BodyTooSlow:
-            raise Refusal(408, "request_timeout", f"no more of the request's body came for {limits.body_timeout_s:g} s") from None
+        async for chunk in body_of(receive):
+            if call.held_bytes + len(chunk) > limits.body_bytes:
+                raise _too_large(limits.body_bytes)
+            if chunk:
+                self.admission.take_bytes(call.tenant, len(chunk))
+                call.held_bytes += len(chunk)
+                chunks.append(chunk)
         if length or b"transfer-encoding" in call.headers:
             call.body = b"".join(chunks)
 
@@ -251,7 +248,12 @@ class Forward:
         give_up_at = float("inf")
         while True:
             leaving = await self._turn(call, entry, waiting)
-            server = pool.servers[leaving.server]
+            server = pool.servers.get(leaving.server)
+            if server is None:  # a new configuration has taken it away at this very instant
+                self._retry("unreachable")
+                pool.scheduler.ended(call.id)
+                waiting = replace(waiting, deadline=waiting.arrived_at, server="")
+                continue
             give_up_at = min(give_up_at, pool.scheduler.clock() + self.config.queue.timeout_s)
             try:
                 await self.exchange.carry(call, server)

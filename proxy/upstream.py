@@ -16,7 +16,6 @@ import re
 import socket
 import ssl
 from collections.abc import AsyncIterable, AsyncIterator, Sequence
-from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
 from io import BytesIO
@@ -28,13 +27,12 @@ from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    pass
 
 Headers = Sequence[tuple[bytes, bytes]]
 
 # What a client library would add by itself; a proxy adds nothing.
 LARGE_BODY = 1 << 20
-STALE_TRIES = 4  # kept connections that may turn out closed, one after the other, before that is a failure
 # a server that vanished without a word is noticed after a minute, however long its answers may take
 KEEP_ALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 60_000}
 _NOTHING_AUTOMATIC = frozenset({"User-Agent", "Accept", "Accept-Encoding", "Content-Type"})
@@ -61,17 +59,16 @@ class Broken(UpstreamError):
     """The connection died, or what came was no HTTP."""
 
 
-@contextmanager
-def _as_upstream_errors(url: str) -> Iterator[None]:
-    """The client library's errors, told as ours, at this one boundary."""
-    try:
-        yield
-    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL) as error:
-        raise Unreachable(f"{url}: {getattr(error, 'os_error', error)}") from error
-    except TimeoutError as error:
-        raise NoAnswer(f"{url}: no answer in time") from error
-    except (aiohttp.ClientError, OSError) as error:
-        raise Broken(f"{url}: {type(error).__name__}: {error}") from error
+def _as_upstream_error(url: str, error: Exception) -> UpstreamError:
+    """The client library's error, told as ours, at this one boundary."""
+    if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError | aiohttp.InvalidURL):
+        return Unreachable(f"{url}: {getattr(error, 'os_error', error)}")
+    if isinstance(error, TimeoutError):
+        return NoAnswer(f"{url}: no answer in time")
+    return Broken(f"{url}: {type(error).__name__}: {error}")
+
+
+_ERRORS = (aiohttp.ClientError, OSError)  # a TimeoutError is one of the latter
 
 
 class _Connection(ResponseHandler):
@@ -82,8 +79,8 @@ class _Connection(ResponseHandler):
     heard = False  # something of an answer to the latest of them has come
 
     def data_received(self, data: bytes) -> None:
-        self.heard = True
-        if self.idle:
+        self.heard |= bool(data)  # the library itself calls with nothing, to go on reading
+        if self.idle and data:
             self.close()  # nobody has asked, and it must not be taken for the answer to whoever asks next
         else:
             super().data_received(data)
@@ -106,6 +103,9 @@ class _Connection(ResponseHandler):
 _latest: ContextVar[_Connection | None] = ContextVar("latest", default=None)  # this task's latest connection
 
 
+_fresh: ContextVar[bool] = ContextVar("fresh", default=False)  # whether this task wants a connection that is new
+
+
 class _Watching(aiohttp.BaseConnector if TYPE_CHECKING else object):  # type: ignore[misc]
     """A connector that knows what its connections are used for. Mixed into the library's two."""
 
@@ -120,6 +120,9 @@ class _Watching(aiohttp.BaseConnector if TYPE_CHECKING else object):  # type: ig
         protocol.start_timeout()  # from now on, for a server may not even take the request
         _latest.set(protocol)
         return connection
+
+    async def _get(self, key: Any, traces: Any) -> aiohttp.connector.Connection | None:
+        return None if _fresh.get() else await super()._get(key, traces)
 
     def _release(self, key: Any, protocol: ResponseHandler, *, should_close: bool = False) -> None:
         assert isinstance(protocol, _Connection)
@@ -160,16 +163,21 @@ class Answer:
         self.reason = response.reason or ""
         self.headers: Headers = response.raw_headers
 
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """Body octets as they arrive, content encodings untouched.
+    async def next(self) -> bytes:
+        """Body octets as they arrive, content encodings untouched; none at the end.
 
         Raises:
             Broken: the body ended before it was complete.
         """
-        content = self._response.content
-        with _as_upstream_errors(self._url):
-            while chunk := await content.readany():
-                yield chunk
+        try:
+            return await self._response.content.readany()
+        except _ERRORS as error:
+            raise _as_upstream_error(self._url, error) from error
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """All that `next` gives."""
+        while chunk := await self.next():
+            yield chunk
 
     async def read(self) -> bytes:
         return b"".join([chunk async for chunk in self.chunks()])
@@ -240,15 +248,17 @@ class Client:
             UpstreamError: see the module's docstring. Cancellation closes the connection.
         """
         text = [(name.decode("latin-1"), _text(value)) for name, value in headers]
-        with _as_upstream_errors(url):
-            for attempt in range(STALE_TRIES):
-                try:
-                    return _sound(url, await self._request(method, url, text, body))
-                except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, ConnectionError):
-                    last = attempt == STALE_TRIES - 1
-                    if last or not _stale(_latest.get()) or not isinstance(body, bytes | None):
-                        raise
-        raise AssertionError("unreachable")
+        _fresh.set(False)
+        try:
+            return _sound(url, await self._request(method, url, text, body))
+        except _ERRORS as error:
+            if not _stale(_latest.get(), error) or not isinstance(body, bytes | None):
+                raise _as_upstream_error(url, error) from error
+        _fresh.set(True)  # who closed one kept connection may have closed them all
+        try:
+            return _sound(url, await self._request(method, url, text, body))
+        except _ERRORS as error:
+            raise _as_upstream_error(url, error) from error
 
     async def _request(
         self, method: str, url: str, headers: list[tuple[str, str]], body: bytes | AsyncIterable[bytes] | None
@@ -271,9 +281,10 @@ class Client:
         await asyncio.sleep(0)  # let transports finish closing before the loop does
 
 
-def _stale(connection: _Connection | None) -> bool:
+def _stale(connection: _Connection | None, error: Exception) -> bool:
     """Whether it was a kept one, and died without a word."""
-    return connection is not None and connection.used > 1 and not connection.heard
+    died = isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError | ConnectionError)
+    return died and connection is not None and connection.used > 1 and not connection.heard
 
 
 def _sound(url: str, response: aiohttp.ClientResponse) -> Answer:

@@ -101,6 +101,6 @@ def _watch_answer(entry: Entry, headers: dict[bytes, bytes], dialect: Dialect, s
 def _use_counts(entry: Entry, told: Usage) -> None:
     """The engine's own counts replace estimates; what it did not tell stays an estimate, and says so."""
     if told.prompt_tokens is not None:
-        entry.prompt_tokens, entry.prompt_estimated = told.prompt_tokens, False
+        entry.prompt_tokens, entry.prompt_estimated = told.prompt_tokens, told.estimated
     if told.output_tokens is not None:
-        entry.output_tokens, entry.output_estimated = told.output_tokens, False
+        entry.output_tokens, entry.output_estimated = told.output_tokens, told.estimated

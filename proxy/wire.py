@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from types import TracebackType
 from typing import Any
 
 from proxy.upstream import Headers
@@ -33,28 +33,27 @@ def url(server: str, scope: Scope) -> str:
 
 def end_to_end(headers: Headers, *also: bytes) -> list[tuple[bytes, bytes]]:
     """Headers without those that concern one connection only (RFC 9110, 7.6.1), and without those named in `also`."""
-    named = {token.strip().lower() for name, value in headers if name.lower() == b"connection" for token in value.split(b",")}
-    drop = HOP_BY_HOP | named | set(also)
-    return [(name, value) for name, value in headers if name.lower() not in drop]
+    kept, connection = [], b""
+    for name, value in headers:
+        lower = name.lower()
+        if lower not in HOP_BY_HOP and lower not in also:
+            kept.append((name, value))
+        elif lower == b"connection":
+            connection += b"," + value
+    if connection and connection.lower() not in (b",keep-alive", b",close"):
+        named = {token.strip().lower() for token in connection.split(b",")}
+        return [(name, value) for name, value in kept if name.lower() not in named]
+    return kept
 
 
-class BodyTooSlow(Exception):
-    """The client sends no more of its body, and has not sent all of it."""
-
-
-async def body_of(receive: Receive, silence_s: float | None = None) -> AsyncIterator[bytes]:
+async def body_of(receive: Receive) -> AsyncIterator[bytes]:
     """The request's body.
 
     Raises:
         ClientGone: the client left before its end.
-        BodyTooSlow: nothing came for `silence_s`.
     """
     while True:
-        try:
-            async with asyncio.timeout(silence_s):
-                message = await receive()
-        except TimeoutError:
-            raise BodyTooSlow from None
+        message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientGone
         yield message.get("body", b"")
@@ -62,30 +61,32 @@ async def body_of(receive: Receive, silence_s: float | None = None) -> AsyncIter
             return
 
 
-@asynccontextmanager
-async def until_gone(receive: Receive) -> AsyncIterator[None]:
-    """Run the block until its end or until the client leaves, whichever comes first; leaving cancels the block.
+class Presence:
+    """Whether a request's client is still there. The server tells (`proxy/listen.py`), so that no task need wait for it.
 
-    Raises:
-        ClientGone: the client left.
+    As a context it runs its block until the end or until the client leaves, whichever comes first: leaving cancels the
+    block, and `ClientGone` is raised from it.
     """
-    task = asyncio.current_task()
-    assert task is not None
-    gone = False
 
-    async def watch() -> None:
-        nonlocal gone
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        gone = True
-        task.cancel()
+    KEY = "paceline.presence"  # in a scope's extensions
+    __slots__ = ("_task", "left")
 
-    watcher = asyncio.create_task(watch(), name="paceline-client-watch")
-    try:
-        yield
-    except asyncio.CancelledError:
-        if gone and task.uncancel() == 0:
+    def __init__(self) -> None:
+        self.left = False
+        self._task: asyncio.Task[object] | None = None
+
+    def leave(self) -> None:
+        """The connection is gone."""
+        self.left = True
+        if self._task is not None:
+            self._task.cancel()
+
+    def __enter__(self) -> None:
+        if self.left:
+            raise ClientGone
+        self._task = asyncio.current_task()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        task, self._task = self._task, None
+        if kind is asyncio.CancelledError and self.left and task is not None and task.uncancel() == 0:
             raise ClientGone from None
-        raise
-    finally:
-        watcher.cancel()

@@ -108,7 +108,12 @@ class Account:
         if not due:
             return self._give_up(now)
         self._pending = [interval for interval in self._pending if interval.end_s + SETTLE_AFTER_S > now]
-        timelines = [Timeline.of(e, self.model, self._blind.get(e.id, -inf)) for e in self._entries.values()]
+        start_s, end_s = min(interval.start_s for interval in due), max(interval.end_s for interval in due)
+        timelines = [
+            Timeline.of(entry, self.model, self._blind.get(entry.id, -inf))
+            for entry in self._entries.values()
+            if entry.released_at is not None and entry.released_at < end_s and (entry.ended_at or inf) > start_s
+        ]
         for interval in sorted(due, key=lambda interval: interval.end_s):
             self._settle(interval, timelines)
         return self._forget() + self._give_up(now)

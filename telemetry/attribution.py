@@ -25,7 +25,7 @@ from telemetry.snapshot import Interval
 
 # An interval is not cut into more parts than this, requests times cuts: each costs about a microsecond, on the loop that
 # serves. Where requests come and go faster, edges are moved together: cuts finer than an engine's step say nothing anyway.
-MOST_PARTS, FEWEST_CUTS = 4000, 16
+MOST_PARTS, FEWEST_CUTS = 2000, 8
 
 Prefill = tuple[tuple[float, float, float], ...]  # pieces: from, to, and the prompt tokens computed evenly in between
 

@@ -61,8 +61,10 @@ class Upstream:
     script: Script
     seen: list[Seen] = field(default_factory=list)
     address: str = ""
+    connections: int = 0
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
         try:
             while head := await reader.readuntil(b"\r\n\r\n"):
                 seen = Seen(head, await _body(head, reader))

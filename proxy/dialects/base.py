@@ -22,6 +22,7 @@ class Usage:
     output_tokens: int | None = None
     cached_tokens: int | None = None  # prompt tokens that the engine found in its prefix cache
     part: bool = field(default=False, compare=False)  # of one of several sequences, rather than of all so far
+    estimated: bool = field(default=False, compare=False)  # worked out from what was told
 
     def plus(self, other: Usage) -> Usage:
         """What is known once `other` was told too: a part adds up, a count of all so far takes the place of the last one."""

@@ -17,7 +17,13 @@ STATUS = {
     "shutting_down": 503,
     "timeout": 504,
 }
-TGI = {"shutting_down": "overloaded", "no_slot": "overloaded", "request_timeout": "validation", "bad_request": "validation", "too_large": "validation"}
+TGI = {
+    "shutting_down": "overloaded",
+    "no_slot": "overloaded",
+    "request_timeout": "validation",
+    "bad_request": "validation",
+    "too_large": "validation",
+}
 ANTHROPIC = {
     "bad_request": "invalid_request_error",
     "unauthorized": "authentication_error",

@@ -65,7 +65,11 @@ def read_answer(headers: Mapping[bytes, bytes], body: bytes) -> Usage:
     """Several prompts are answered with a list."""
     answer = parsed(body)
     if not isinstance(answer, list):
-        return read_counts(members(answer))
+        usage, choices = read_counts(members(answer)), members(answer).get("choices")
+        if not isinstance(choices, list) or len(choices) < 2:
+            return usage
+        # of several sequences it tells one only, so the others are taken to be like it
+        return Usage(usage.prompt_tokens, (usage.output_tokens or 0) * len(choices), usage.cached_tokens, estimated=True)
     total = Usage()
     for one in answer:
         usage = read_counts(members(one))

@@ -370,3 +370,9 @@ def test_odd_answers_never_raise(answer: Any, kind: str) -> None:
             assert isinstance(event.error, str)
             dialect.read_answer({}, data)
             assert isinstance(dialect.read_id(data), str)
+
+
+def test_llamacpp_tells_one_of_several_sequences_and_the_others_are_estimated() -> None:
+    body = b'{"choices":[{"index":0},{"index":1}],"usage":{"prompt_tokens":3,"completion_tokens":6}}'
+    usage = DIALECTS["llamacpp"].read_answer({}, body)
+    assert (usage.prompt_tokens, usage.output_tokens, usage.estimated) == (3, 12, True)

@@ -183,6 +183,14 @@ async def test_a_server_that_stays_busy_is_waited_for_no_longer_than_the_queue_a
         plane.assert_at_rest()
 
 
+@pytest.mark.parametrize("size", [2, 300, 200_000])
+async def test_a_connection_is_kept_for_the_next_request(size: int) -> None:
+    async with upstream(answers(b"x" * size)) as server, data_plane(server.address) as plane:
+        for _ in range(5):
+            assert await body_of(plane) == b"x" * size
+    assert server.connections == 1
+
+
 # --- stored things -----------------------------------------------------------------------------------------------------
 
 
