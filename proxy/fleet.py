@@ -101,21 +101,18 @@ def connect(upstream: Upstream, config: Config, environ: Mapping[str, str]) -> S
 
 @dataclass(slots=True)
 class Pool:
-    """One group of servers and the room in front of it."""
+    """One group of servers and the room in front of it.
+
+    Attributes:
+        dialect: what its requests are read as: what the first server speaks that has told; TGI until then.
+        known: whether any has told, so that `dialect` is no guess.
+    """
 
     name: str
     scheduler: Scheduler
     servers: dict[str, Server] = field(default_factory=dict)
-
-    @property
-    def dialect(self) -> Dialect:
-        """What its requests are read as: what the first server speaks that has told; TGI until then."""
-        return next((server.dialect for server in self.servers.values() if server.dialect is not None), TGI)
-
-    @property
-    def known(self) -> bool:
-        """Whether any server has told what it speaks, so that `dialect` is no guess."""
-        return any(server.dialect is not None for server in self.servers.values())
+    dialect: Dialect = TGI
+    known: bool = False
 
     @property
     def fixed(self) -> Server:
@@ -126,6 +123,7 @@ class Pool:
     def add(self, server: Server) -> None:
         self.servers[server.name] = server
         self.scheduler.add_server(server.name, server.slots)
+        self.apply()
 
     def remove(self, name: str) -> Server:
         """No request leaves to it any more; those that it has go on. It is the caller's to close."""
@@ -158,8 +156,12 @@ class Pool:
             asyncio.get_running_loop().call_later(seconds, self.apply)
 
     def apply(self) -> None:
-        """Tell the room who may be used: all, if none works, for an answer of failure is better than none."""
+        """Something of a server has changed. The room is told who may be used: all, if none works, for an answer of failure
+        is better than none.
+        """
         now = self.scheduler.clock()
+        spoken = [server.dialect for server in self.servers.values() if server.dialect is not None]
+        self.dialect, self.known = spoken[0] if spoken else TGI, bool(spoken)
         usable = [server for server in self.servers.values() if server.breaker.circuit is not Circuit.OPEN]
         for server in self.servers.values():
             healthy = (server in usable or not usable) and now >= server.paused_until

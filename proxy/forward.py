@@ -22,7 +22,7 @@ from proxy.dialects.rewrite import set_model
 from proxy.exchange import Busy, Exchange, NotReached
 from proxy.fleet import Fleet, Pool, Server
 from proxy.scheduler import Refused
-from proxy.wire import ClientGone, Receive, Scope, Send, body_of
+from proxy.wire import ClientGone, Receive, Scope, Send, next_of_body
 from telemetry.cost import StepModel
 from telemetry.ledger import Entry, Ledger
 
@@ -141,8 +141,9 @@ class Forward:
         length = call.headers.get(b"content-length", b"")
         if length.isdigit() and int(length) > limits.body_bytes:
             raise _too_large(limits.body_bytes)
-        chunks = []
-        async for chunk in body_of(receive):
+        chunks, more = [], True
+        while more:
+            chunk, more = await next_of_body(receive)
             if call.held_bytes + len(chunk) > limits.body_bytes:
                 raise _too_large(limits.body_bytes)
             if chunk:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -46,19 +46,16 @@ def end_to_end(headers: Headers, *also: bytes) -> list[tuple[bytes, bytes]]:
     return kept
 
 
-async def body_of(receive: Receive) -> AsyncIterator[bytes]:
-    """The request's body.
+async def next_of_body(receive: Receive) -> tuple[bytes, bool]:
+    """The next piece of a request's body, and whether there is more of it.
 
     Raises:
         ClientGone: the client left before its end.
     """
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGone
-        yield message.get("body", b"")
-        if not message.get("more_body", False):
-            return
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        raise ClientGone
+    return message.get("body", b""), message.get("more_body", False)
 
 
 class Presence:
