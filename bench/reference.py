@@ -40,7 +40,13 @@ all but those of bodies. `paceline.config.generation` tells which is in force, b
 COLUMNS = "| key | default | meaning |\n| --- | --- | --- |\n"
 
 # the tables that a configuration may have several of
-LISTS = {"upstreams": Upstream, "models": Model, "tenants": Tenant, "objectives": Objective, "energy.domains": Domain}
+LISTS: dict[str, type[Section]] = {
+    "upstreams": Upstream,
+    "models": Model,
+    "tenants": Tenant,
+    "objectives": Objective,
+    "energy.domains": Domain,
+}
 
 
 def rows(section: type[Section], prefix: str = "", default: Any = None) -> Iterator[str]:

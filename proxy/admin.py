@@ -7,7 +7,9 @@ from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
-from fastapi import FastAPI, HTTPException, Response
+from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict
 
 from policies.base import Outcome, ServerView
@@ -37,6 +39,11 @@ def create_admin(app: App, read: Callable[[], Config] | None = None) -> FastAPI:
     """
     read = read or (lambda: app.config)
     api = FastAPI(title="Paceline admin", version=version("paceline"))
+
+    @api.exception_handler(RequestValidationError)
+    async def not_understood(request: Request, error: RequestValidationError) -> JSONResponse:
+        """What is wrong and where. What was sent is not repeated: it need not be text."""
+        return JSONResponse({"detail": [{key: one[key] for key in ("type", "loc", "msg")} for one in error.errors()]}, 422)
 
     @api.get("/healthz")
     async def healthz() -> dict[str, str]:

@@ -26,6 +26,7 @@ class Call:
     scope: Scope
     send: Send
     pool: Pool
+    arrived_at: float  # monotonic seconds
     id: str = field(default_factory=lambda: urandom(16).hex())
     body: bytes | None = None  # None: it has none, which is not the same as an empty one
     tenant: Tenant = NOBODY
@@ -37,14 +38,14 @@ class Call:
     complete: bool = False  # the answer's end was seen in it
     cut: bool = False  # the proxy closes, and waits no longer for it
     task: asyncio.Task[None] | None = None
-    headers: dict[bytes, bytes] = field(init=False)
+    headers: dict[bytes, bytes] = field(init=False)  # by lower-case name, until all that is told by them is known
 
     def __post_init__(self) -> None:
         self.headers = dict(self.scope["headers"])
 
     @property
     def presence(self) -> Presence:
-        presence: Presence = self.scope["extensions"][Presence.KEY]
+        presence: Presence = self.scope[Presence.KEY]
         return presence
 
     @property

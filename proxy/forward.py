@@ -80,10 +80,13 @@ class Forward:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        call = Call(scope, send, self.fleet.default, task=asyncio.current_task())
+        pool = self.fleet.default
+        call = Call(scope, send, pool, pool.scheduler.clock(), task=asyncio.current_task())
         self._open.add(call)
         try:
             await self._admit(call, receive)
+            with call.presence:
+                await (self._pass(call) if call.ask is None else self._generate(call, call.ask))
         except Refusal as refusal:
             await call.refuse(refusal)
         except ClientGone:
@@ -106,12 +109,7 @@ class Forward:
         call.tenant = self.admission.tenant_of(call.method, call.path, call.headers)
         await self._read_body(call, receive)
         call.ask = call.dialect.ask(call.method, call.path, call.body or b"")
-        await self._route(call)
-        with call.presence:
-            if call.ask is not None:
-                await self._generate(call, call.ask)
-            else:
-                await self._pass(call)
+        self._route(call)
 
     def _check(self, call: Call) -> None:
         """What is never carried.
@@ -158,7 +156,7 @@ class Forward:
             self.admission.drop_bytes(call.tenant, call.held_bytes)
             call.held_bytes, call.body = 0, None
 
-    async def _route(self, call: Call) -> None:
+    def _route(self, call: Call) -> None:
         """The pool that serves the model which the request names, and the name that it has there.
 
         Raises:
@@ -203,7 +201,7 @@ class Forward:
     def _entry(self, call: Call, ask: Ask) -> Entry:
         return Entry(
             id=call.id,
-            arrived_at=call.pool.scheduler.clock(),
+            arrived_at=call.arrived_at,
             arrived_unix_s=time.time(),
             operation=ask.operation,
             dialect=call.dialect.name,
@@ -245,10 +243,19 @@ class Forward:
             Refusal: there was none in time, or none answered.
         """
         waiting, pool = self._waiting(call, ask, entry), call.pool
+        call.headers.clear()  # they are read; ten thousand may wait
         not_reached: set[str] = set()
         give_up_at = float("inf")
         while True:
-            leaving = await self._turn(call, entry, waiting)
+            self._begin_wait(call, entry)
+            try:
+                leaving = await pool.scheduler.wait_turn(waiting)
+            except Refused as refused:
+                entry.outcome = refused.outcome
+                raise self._refusal(refused.outcome) from None
+            finally:
+                self.admission.end_wait(call.tenant)
+            self._leave(pool, entry, leaving)
             server = pool.servers.get(leaving.server)
             if server is None:  # a new configuration has taken it away at this very instant
                 self._retry("unreachable")
@@ -274,32 +281,25 @@ class Forward:
             pool.scheduler.ended(call.id)
             waiting = replace(waiting, deadline=waiting.arrived_at, server="")  # it has been held already
 
-    async def _turn(self, call: Call, entry: Entry, waiting: Waiting) -> Leaving:
-        """A slot, as soon as the room gives one.
+    def _begin_wait(self, call: Call, entry: Entry) -> None:
+        """Count it among its tenant's that wait.
 
         Raises:
-            Refusal: it gives none.
+            Refusal: there are too many of them already.
         """
-        scheduler = call.pool.scheduler
         try:
             self.admission.begin_wait(call.tenant)
         except Refusal:
-            scheduler.reject()
+            call.pool.scheduler.reject()
             entry.outcome = Outcome.REJECTED
             raise
-        try:
-            leaving = await scheduler.wait_turn(waiting)
-        except Refused as refused:
-            entry.outcome = refused.outcome
-            raise self._refusal(refused.outcome) from None
-        finally:
-            self.admission.end_wait(call.tenant)
-        entry.server, entry.outcome, entry.policy = leaving.server, leaving.outcome, scheduler.strategy.policy_name
+
+    def _leave(self, pool: Pool, entry: Entry, leaving: Leaving) -> None:
+        entry.server, entry.outcome, entry.policy = leaving.server, leaving.outcome, pool.scheduler.strategy.policy_name
         entry.held_s += leaving.held_s
         entry.queued_s += leaving.queued_s
-        entry.released_at = scheduler.clock()
+        entry.released_at = pool.scheduler.clock()
         self.on_release(entry)
-        return leaving
 
     def _refusal(self, outcome: Outcome) -> Refusal:
         queue = self.config.queue

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import socket
 import sys
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -69,7 +68,7 @@ def bounded(limits: Limits) -> type[HttpToolsProtocol]:
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
-            self._cycles: deque[RequestResponseCycle] = deque()  # of requests that are not answered yet
+            self._cycles: list[RequestResponseCycle] = []  # of requests that are not answered yet
             transport.set_write_buffer_limits(high=limits.stream_window_bytes)
             self._await_rest()
 
@@ -82,7 +81,7 @@ def bounded(limits: Limits) -> type[HttpToolsProtocol]:
                 cycle.disconnected = not cycle.response_complete
                 cycle.message_event.set()
                 if cycle.disconnected:
-                    cycle.scope["extensions"][Presence.KEY].leave()  # type: ignore[attr-defined]
+                    cycle.scope[Presence.KEY].leave()  # type: ignore[literal-required]
             super().connection_lost(exc)
 
         def data_received(self, data: bytes) -> None:
@@ -123,11 +122,10 @@ def bounded(limits: Limits) -> type[HttpToolsProtocol]:
             self._reading = "body"
             if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > limits.header_bytes:
                 self.app = head_too_large
-            self.scope["extensions"] = {Presence.KEY: Presence()}  # type: ignore[dict-item]
+            self.scope[Presence.KEY] = Presence()  # type: ignore[literal-required]
             super().on_headers_complete()
             self.headers = []  # else trailers would be added to those of the head
-            while self._cycles and self._cycles[0].response_complete:
-                self._cycles.popleft()
+            self._cycles = [cycle for cycle in self._cycles if not cycle.response_complete]
             self._cycles.append(self.cycle)
             if len(self._cycles) > MOST_PIPELINED:
                 self.transport.abort()

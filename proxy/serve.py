@@ -25,6 +25,7 @@ from proxy.sources import ConfigError, load, toml_or_text
 
 log = logging.getLogger("paceline.serve")
 
+LAST_OCTETS_S = 0.5  # for clients to take what is left in our buffers
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
@@ -167,6 +168,8 @@ async def _close(app: App, data: Server, running: asyncio.Task[None], at_once: a
     if app.forward.open:
         log.warning("the grace is over: %d requests are cut off", app.forward.open)
         app.cut()
+    await _either(asyncio.sleep(LAST_OCTETS_S), LAST_OCTETS_S, running)
+    data.force_exit = True  # whoever has not taken what is left of an answer by now will not
     await running
 
 

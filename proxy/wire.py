@@ -65,7 +65,7 @@ class Presence:
     block, and `ClientGone` is raised from it.
     """
 
-    KEY = "paceline.presence"  # in a scope's extensions
+    KEY = "paceline.presence"  # in a scope
     __slots__ = ("_task", "left")
 
     def __init__(self) -> None:

@@ -38,8 +38,11 @@ async def running(server: uvicorn.Server) -> AsyncIterator[str]:
     try:
         yield f"{host}:{port}"
     finally:
-        server.force_exit = True
-        await server.shutdown()
+        for listener in server.servers:
+            listener.close()
+        for connection in list(server.server_state.connections):
+            connection.shutdown()
+        await asyncio.sleep(0.01)  # for those that close
 
 
 @dataclass

@@ -57,9 +57,13 @@ async def test_probes_and_preflights_need_no_key() -> None:
         async with data_plane(server.address, tenants=TENANTS, **{"auth.required": True}) as plane:
             for request in (b"GET /health", b"OPTIONS /generate"):
                 more = b"access-control-request-method: POST\r\n" if request.startswith(b"OPTIONS") else b""
-                answer = await exchange(plane.address, request + b" HTTP/1.1\r\nhost: x\r\nconnection: close\r\n" + more + b"\r\n")
+                answer = await exchange(
+                    plane.address, request + b" HTTP/1.1\r\nhost: x\r\nconnection: close\r\n" + more + b"\r\n"
+                )
                 assert answer.startswith(b"HTTP/1.1 200")
-            assert (await exchange(plane.address, b"OPTIONS /a HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"))[9:12] == b"401"
+            assert (await exchange(plane.address, b"OPTIONS /a HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"))[
+                9:12
+            ] == b"401"
 
 
 async def test_where_no_key_is_needed_the_clients_own_passes() -> None:
@@ -81,7 +85,12 @@ async def waiting(plane: DataPlane, count: int) -> None:
 
 async def test_what_a_request_agreed_to_reaches_the_room() -> None:
     objectives = [{"name": "nightly", "tier": "batch", "priority": -1}]
-    flags: dict[str, Any] = {"tenants": TENANTS, "objectives": objectives, "policy.name": "window", "policy.params.every_s": 60.0}
+    flags: dict[str, Any] = {
+        "tenants": TENANTS,
+        "objectives": objectives,
+        "policy.name": "window",
+        "policy.params.every_s": 60.0,
+    }
     async with upstream(answer_plain) as server, data_plane(server.address, **flags) as plane:
         asks = [
             (f"authorization: Bearer {RED}",),
@@ -171,9 +180,8 @@ async def test_a_burst_is_queued_in_front_of_few_slots_and_none_is_refused() -> 
         now -= 1
         await answer_plain(seen, writer)
 
-    async with upstream(script) as server:
-        async with data_plane(upstreams=[{"url": f"http://{server.address}", "slots": 8}]) as plane:
-            answers = await asyncio.gather(*(exchange(plane.address, post("/generate")) for _ in range(300)))
-            assert all(answer.startswith(b"HTTP/1.1 200") for answer in answers)
-            assert most == 8
-            plane.assert_at_rest()
+    async with upstream(script) as server, data_plane(upstreams=[{"url": f"http://{server.address}", "slots": 8}]) as plane:
+        answers = await asyncio.gather(*(exchange(plane.address, post("/generate")) for _ in range(300)))
+        assert all(answer.startswith(b"HTTP/1.1 200") for answer in answers)
+        assert most == 8
+        plane.assert_at_rest()

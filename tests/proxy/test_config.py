@@ -63,7 +63,7 @@ def test_all_errors_at_once_each_with_its_place(tmp_path: Path) -> None:
     assert f"prot ({file}): no such key; allowed here: upstreams, models, host, port," in text
     assert f"port ({file}): Input should be a valid integer" in text
     assert f"queue.limits ({file}): no such key; allowed here: limit, tenant_limit, timeout_s" in text
-    assert "dialect (environment PACELINE_DIALECT): Input should be 'auto', 'tgi' or 'openai'" in text
+    assert "dialect (environment PACELINE_DIALECT): Input should be 'auto', 'tgi', 'vllm', 'sglang', " in text
     assert "log_level (flag --log-level)" in text
 
 

@@ -59,20 +59,19 @@ class Gate:
 
 async def test_servers_come_and_go_and_who_is_in_flight_stays() -> None:
     gate = Gate(b"old")
-    async with upstream(gate) as old, upstream(answers(b"new")) as new:
-        async with proxy(upstreams=[url_of(old)]) as (app, address):
-            running = asyncio.create_task(ask(address))
-            await settled(lambda: old.seen)
-            reload(app, configured(new))
-            assert await ask(address) == b"new"
-            assert not running.done()
-            gate.opened.set()
-            assert await running == b"old"
-            assert [server.name for server in app.fleet.servers] == [url_of(new)]
-            await settled(lambda: not app._background)  # the old server's connections are closed
-            room = app.fleet.default.scheduler.room
-            assert [view.name for view in room.server_views()] == [url_of(new)]
-            assert room._servers.keys() == {url_of(new)}
+    async with upstream(gate) as old, upstream(answers(b"new")) as new, proxy(upstreams=[url_of(old)]) as (app, address):
+        running = asyncio.create_task(ask(address))
+        await settled(lambda: old.seen)
+        reload(app, configured(new))
+        assert await ask(address) == b"new"
+        assert not running.done()
+        gate.opened.set()
+        assert await running == b"old"
+        assert [server.name for server in app.fleet.servers] == [url_of(new)]
+        await settled(lambda: not app._background)  # the old server's connections are closed
+        room = app.fleet.default.scheduler.room
+        assert [view.name for view in room.server_views()] == [url_of(new)]
+        assert room._servers.keys() == {url_of(new)}
 
 
 async def test_a_group_that_goes_serves_who_waits_for_it() -> None:
