@@ -177,7 +177,7 @@ async def test_a_busy_server_is_waited_for() -> None:
 async def test_a_server_that_stays_busy_is_waited_for_no_longer_than_the_queue_allows() -> None:
     flags: dict[str, Any] = {"busy": "wait", "queue.timeout_s": 0.6}
     async with upstream(answers(b"full", b"503 Busy")) as one, data_plane(one.address, **flags) as plane:
-        status, headers, body = split(await asyncio.wait_for(exchange(plane.address, post("/generate")), 5))
+        status, _, body = split(await asyncio.wait_for(exchange(plane.address, post("/generate")), 5))
         assert status.startswith(b"HTTP/1.1 503")
         assert body == b"full" or json.loads(body)["error_type"] == "overloaded"
         plane.assert_at_rest()
