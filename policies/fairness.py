@@ -25,12 +25,13 @@ class Shares:
 
     now: float = 0.0
     _finish: dict[str, float] = field(default_factory=dict)  # by tenant, of its latest request
+    _clean_at: int = SPARE
 
     def start(self, waiting: Waiting) -> float:
         """The virtual time at which a request that gets ready now starts."""
         start = max(self.now, self._finish.get(waiting.tenant, 0.0))
         self._finish[waiting.tenant] = start + service(waiting)
-        if len(self._finish) > SPARE:
+        if len(self._finish) > self._clean_at:
             self._forget()
         return start
 
@@ -46,6 +47,7 @@ class Shares:
     def _forget(self) -> None:
         """Tenants whose latest request starts before now are as if they had never come."""
         self._finish = {tenant: finish for tenant, finish in self._finish.items() if finish > self.now}
+        self._clean_at = 2 * len(self._finish) + SPARE  # else ten thousand tenants would be looked at for each request
 
 
 def service(waiting: Waiting) -> float:

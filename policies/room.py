@@ -242,15 +242,18 @@ class Room:
             gone = self._seat_all(group, plan, now, fault)
             leaving += gone
             stuck = [turn for turn in group if self._waits(turn[3])]
-            bound = [turn for turn in stuck if self._bound(turn[3].waiting)]
-            aside += bound
+            bound = len(aside)
             for turn in stuck:
-                if turn not in bound:
+                if self._bound(turn[3].waiting):
+                    aside.append(turn)
+                else:
                     heappush(self._turns, turn)
-            if fault or not (gone or bound):
+            if fault or not (gone or len(aside) > bound):
                 break
         for turn in aside:
             heappush(self._turns, turn)
+        if not self._ready:
+            self._shares.clear()  # nobody waits, so nobody has a share to make up for
         return leaving, fault
 
     def _take_turns(self, free: float) -> list[_Turn]:

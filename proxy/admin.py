@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from policies.base import Outcome, ServerView
 from policies.strategy import UnknownStrategy, build
 from proxy.app import App
+from proxy.breaker import Circuit
 from proxy.config import Config, Named
 from proxy.fleet import Pool
 from proxy.reload import reload
@@ -52,11 +53,12 @@ def create_admin(app: App, read: Callable[[], Config] | None = None) -> FastAPI:
 
     @api.get("/readyz")
     async def readyz(response: Response) -> dict[str, Any]:
-        """Requests are welcome: an upstream has answered, and no shutdown is under way."""
+        """Requests are welcome: an upstream has answered and its circuit is not open, and no shutdown is under way."""
         answered = any(server.found is not None for server in app.fleet.servers)
-        ready = answered and not app.forward.draining
+        works = any(s.found is not None and s.breaker.circuit is not Circuit.OPEN for s in app.fleet.servers)
+        ready = works and not app.forward.draining
         response.status_code = 200 if ready else 503
-        return {"ready": ready, "upstream_answered": answered, "draining": app.forward.draining}
+        return {"ready": ready, "upstream_answered": answered, "upstream_works": works, "draining": app.forward.draining}
 
     @api.get("/status")
     async def status() -> dict[str, Any]:

@@ -65,7 +65,8 @@ class Admission:
                 raise Refusal(401, "unauthorized", "a valid API key is needed")
             return NOBODY
         name = headers.get(FAIRNESS_ID, b"").decode("latin-1")
-        return next((tenant for tenant in tenants if tenant.name == name), NOBODY) if name else NOBODY
+        # whoever has keys shows one
+        return next((tenant for tenant in tenants if tenant.name == name and not tenant.key_hashes), NOBODY)
 
     def _by_key(self, headers: Headers) -> Tenant | None:
         for name in CREDENTIALS:

@@ -123,8 +123,10 @@ def _connect(app: App) -> None:
     # later, so that no response waits for its own statistics
     forward.on_end = lambda entry: later(ended, entry)
     forward.on_retry = telemetry.retried
+    forward.on_refusal = telemetry.refused
     if energy is not None:
         forward.on_release = energy.join
+        forward.on_return = energy.leave
         energy.on_final = telemetry.request_final
         energy.on_reading = app.observe
 

@@ -28,22 +28,26 @@ class Breaker:
 
     health: Health
     circuit: Circuit = Circuit.CLOSED
-    failures: int = 0  # in a row
+    failures: int = 0  # of requests, in a row
+    bad_checks: int = 0  # of its health route, in a row; a good one says nothing of its requests
     until: float = 0.0  # when an open circuit may be tried
     _open_s: float = 0.0  # how long the last opening was; 0 once it has worked again
 
     def succeeded(self) -> bool:
-        """The server did what it should; True if that closed its circuit."""
-        self.failures, self._open_s = 0, 0.0
+        """A request came to what it should; True if that closed its circuit."""
+        self.failures, self.bad_checks, self._open_s = 0, 0, 0.0
         was, self.circuit = self.circuit, Circuit.CLOSED
         return was is not Circuit.CLOSED
 
-    def failed(self, now: float, *, surely: bool = False) -> bool:
-        """The server did not; True if that opened its circuit. `surely`: one such failure is enough."""
-        self.failures += 1
+    def failed(self, now: float, *, surely: bool = False, by_check: bool = False) -> bool:
+        """A request, or a check, did not; True if that opened its circuit. `surely`: one such failure is enough."""
+        if by_check:
+            self.bad_checks += 1
+        else:
+            self.failures += 1
         if self.circuit is Circuit.OPEN:
             return False  # those that were under way when it opened say nothing new
-        if self.circuit is Circuit.CLOSED and not surely and self.failures < self.health.failures:
+        if self.circuit is Circuit.CLOSED and not surely and max(self.failures, self.bad_checks) < self.health.failures:
             return False
         self._open_s = min(self._open_s * 2 or self.health.open_s, self.health.max_open_s)
         self.circuit, self.until = Circuit.OPEN, now + self._open_s

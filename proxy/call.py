@@ -33,6 +33,7 @@ class Call:
     ask: Ask | None = None
     entry: Entry | None = None
     held_bytes: int = 0
+    authenticated: bool = False  # this proxy took the client's key for itself, so it is not passed on
     rewritten: bool = False  # the body is not the client's any more
     started: bool = False  # the head of an answer is out
     complete: bool = False  # the answer's end was seen in it
@@ -60,18 +61,15 @@ class Call:
     def dialect(self) -> Dialect:
         return self.pool.dialect
 
-    def headers_for(
-        self, server: Server, body: bytes | None, *, authenticated: bool, identity: bool
-    ) -> list[tuple[bytes, bytes]]:
+    def headers_for(self, server: Server, body: bytes | None, *, identity: bool) -> list[tuple[bytes, bytes]]:
         """What goes up: end-to-end headers, the server's key in place of the client's, the length of a body that we changed.
 
         Args:
             server: which it goes to.
             body: what goes up, ours or the client's.
-            authenticated: this proxy took the client's key for itself, so it is not passed on.
             identity: the answer must come unencoded, for something is to be taken out of it.
         """
-        credentials = CREDENTIALS if authenticated or server.key else ()
+        credentials = CREDENTIALS if self.authenticated or server.key else ()
         changed = (b"content-length",) if self.rewritten or body is not self.body else ()
         encoding = (b"accept-encoding",) if identity else ()
         headers = end_to_end(self.scope["headers"], b"host", *credentials, *changed, *encoding)

@@ -6,8 +6,6 @@ import asyncio
 import logging
 from dataclasses import dataclass, field
 
-import httpx
-
 from proxy.breaker import Circuit
 from proxy.config import Config
 from proxy.fleet import Fleet, Pool, Server
@@ -44,17 +42,18 @@ class Checks:
 
     async def discover(self) -> None:
         """What each server speaks that has not told yet, and how many requests it takes."""
-        missing = [(pool, server) for pool, server in self._all() if server.found is None]
+        missing = [(pool, server) for pool, server in self._all() if server.ask_again]
         await asyncio.gather(*(self._discover(pool, server) for pool, server in missing))
 
     async def _discover(self, pool: Pool, server: Server) -> None:
-        found = await ask(server.control, server.base_url)
+        found = await ask(server.control, server.base_url, server.dialect if server.is_told else None)
         if found is None:
             log.log(logging.DEBUG if self.asked else logging.WARNING, "upstream %s does not answer yet", server.name)
             return
-        server.found = found
-        spoken = server.dialect or found.dialect
-        log.info("upstream %s speaks %s %s (%s)", server.name, spoken.name, found.model, found.how)
+        server.found, server.ask_again = found, False
+        log.info("upstream %s speaks %s %s (%s)", server.name, found.dialect.name, found.model, found.how)
+        if found.refused and server.key:
+            log.warning("upstream %s refuses the key that it is shown", server.name)
         pool.apply()
 
     async def _repeat(self) -> None:
@@ -75,17 +74,18 @@ class Checks:
         """A server in trial is judged by its requests, not by what its health route says."""
         if server.found is None or server.breaker.circuit is not Circuit.CLOSED:
             return
-        if not await self._is_well(server):
-            pool.failed(server.name)
-        elif server.breaker.failures:
-            pool.succeeded(server.name)
+        if await self._is_well(server):
+            server.breaker.bad_checks = 0
+        else:
+            pool.failed(server.name, by_check=True)
 
     async def _is_well(self, server: Server) -> bool:
         """Whether its health route says so; one that is closed to us or absent says nothing."""
         assert server.dialect is not None
         try:
             answer = await server.control.get(server.base_url + server.dialect.health)
-        except httpx.HTTPError:
+        except Exception as error:  # whatever it is, it does not answer as it should
+            log.debug("upstream %s: %r", server.name, error)
             return False
         return answer.status_code < 500
 
@@ -99,13 +99,15 @@ class Checks:
                 log.exception("trying a server again failed")
 
     async def _try_again(self, pool: Pool, server: Server) -> None:
+        if server.paused_until:
+            pool.resume()
         if not server.breaker.due(pool.scheduler.clock()):
             return
-        server.breaker.try_again()
+        server.breaker.try_again()  # so that it is not tried twice meanwhile
         if self.config.health.every_s and server.dialect is not None and not await self._is_well(server):
-            pool.failed(server.name)
+            pool.failed(server.name, by_check=True)
         else:
-            pool.apply()
+            pool.try_again(server)
 
     def _all(self) -> list[tuple[Pool, Server]]:
         return [(pool, server) for pool in self.fleet.pools.values() for server in pool.servers.values()]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from policies.base import Tier
 from policies.strategy import Choice, Strategy, build
@@ -28,7 +28,15 @@ def _base_url(text: str) -> str:
         return text
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
         raise ValueError("must be http://host:port or https://host:port, with a path at most, or unix:///path/of/socket")
+    if parts.path.rstrip("/").endswith("/v1"):
+        raise ValueError("must not end in /v1: clients' paths, which begin with it, are appended as they are")
     return text.rstrip("/")
+
+
+def _path(text: str) -> str:
+    if not text.startswith("/"):
+        raise ValueError("must begin with /")
+    return text
 
 
 def _hash(text: str) -> str:
@@ -38,6 +46,7 @@ def _hash(text: str) -> str:
 
 
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
+Path = Annotated[str, AfterValidator(_path)]
 KeyHash = Annotated[str, AfterValidator(_hash)]
 Seconds = Annotated[float, Field(ge=0)]
 Some = Annotated[float, Field(gt=0)]
@@ -84,11 +93,17 @@ class Hold(Section):
     default_s: Seconds = Field(description="slack of a request that names none")
     max_s: Seconds = Field(description="most slack that a request can ask for")
 
+    @model_validator(mode="after")
+    def _within(self) -> Self:
+        if self.default_s > self.max_s:
+            raise ValueError(f"default_s is {self.default_s:g}, and max_s {self.max_s:g}")
+        return self
+
 
 class RouteSlack(Section):
     """Slack for a route whose clients cannot send headers."""
 
-    path: str
+    path: Path
     default_s: Seconds
 
 
@@ -130,7 +145,7 @@ class Auth(Section):
     """Who may use the data port."""
 
     required: bool = Field(False, description="only who holds a tenant's key; it is then not passed on")
-    open_paths: tuple[str, ...] = Field(("/health", "/ping"), description="paths that need no key")
+    open_paths: tuple[Path, ...] = Field(("/health", "/ping"), description="paths that need no key")
 
 
 class Objective(Section):
@@ -226,6 +241,9 @@ class Config(Section):
     energy: Energy = Energy()
     connect_timeout_s: Some = Field(5.0, description="longest wait for a connection to a server")
     answer_timeout_s: Some = Field(600.0, description="longest silence of a server, before its answer or within it")
+    paths: tuple[Path, ...] = Field(
+        (), description="only paths that fit one of these are carried, `*` standing for anything; none: all are"
+    )
     allow_engine_admin: bool = Field(False, description="let /sleep, /wake_up and their like through the data port")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 

@@ -56,6 +56,11 @@ class Energy:
             else:
                 domain.account.leave(entry)
 
+    def leave(self, entry: Entry) -> None:
+        """A request that its server did not take waits again."""
+        for domain in self.domains:
+            domain.account.leave(entry)
+
     def serve(self, upstreams: set[str]) -> None:
         """The servers are others now. One that no domain was configured for has unknown energy until a restart."""
         if self.serves_all:

@@ -21,6 +21,7 @@ log = logging.getLogger("paceline.exchange")
 BUSY = (429, 503)
 # a gateway in front of the server, or the server itself, says that there is nobody
 DOWN = (502, 504)
+DID_NOT_ANSWER = "the upstream server did not answer"  # which one is in the log, and none of the client's business
 LONGEST_PAUSE_S = 5.0
 PAUSE_S = 0.25
 
@@ -91,7 +92,7 @@ class Exchange:
             if call.entry is not None:
                 call.entry.error = type(error).__name__.lower()
             if not call.started:
-                raise Refusal(error.status, "upstream", f"upstream {server.name} did not answer") from error
+                raise Refusal(error.status, "upstream", DID_NOT_ANSWER) from error
             # the head is out, so all that is left is to let the client see that the body is not complete
             raise ClientGone from error
         finally:
@@ -105,7 +106,7 @@ class Exchange:
 
     async def _open(self, call: Call, server: Server, injected: Injected | None) -> Answer:
         body = call.body if injected is None else injected.body
-        headers = call.headers_for(server, body, authenticated=self.config.auth.required, identity=injected is not None)
+        headers = call.headers_for(server, body, identity=injected is not None)
         try:
             answer = await server.client.open(call.method, url(server.base_url, call.scope), headers, body)
         except Unreachable as error:
@@ -116,7 +117,7 @@ class Exchange:
             call.pool.failed(server.name)
             if call.entry is not None:
                 call.entry.error = type(error).__name__.lower()
-            raise Refusal(error.status, "upstream", f"upstream {server.name} did not answer") from error
+            raise Refusal(error.status, "upstream", DID_NOT_ANSWER) from error
         if answer.status in DOWN:
             call.pool.failed(server.name)
         elif answer.status not in BUSY:
@@ -130,7 +131,7 @@ class Exchange:
         strip = _stripper(answer, injected)
         if answer.status in (204, 304):
             call.scope["method"] = "HEAD"  # else our HTTP server waits for the octets that a content-length speaks of
-        await call.start(answer.status, end_to_end(answer.headers))
+        await call.start(answer.status, end_to_end(answer.headers, b"x-paceline-request-id"))
         try:
             while chunk := await answer.next():
                 watch(chunk)

@@ -39,6 +39,8 @@ class Server:
     found: Found | None = None  # None: it has not answered yet
     paused_until: float = 0.0  # it said that it is busy
     in_use: int = 0  # exchanges under way
+    trial_slots: int = 1  # while its circuit is half open: what it had then, and one more
+    ask_again: bool = True  # what it is: it has not told, or may be another since
 
     @property
     def name(self) -> str:
@@ -56,6 +58,11 @@ class Server:
         if told != "auto":
             return DIALECTS[told]
         return self.found.dialect if self.found is not None else None
+
+    @property
+    def is_told(self) -> bool:
+        """Whether the configuration says what it speaks."""
+        return self.config.dialect != "auto" or self.told != "auto"
 
     @property
     def slots(self) -> int | None:
@@ -79,7 +86,8 @@ def connect(upstream: Upstream, config: Config, environ: Mapping[str, str]) -> S
     Raises:
         KeyUnavailable: its key is not where it should be.
     """
-    certificates = trust(upstream.ca_file, verify=upstream.verify)
+    # one context for both clients, whose libraries' own ideas of whom to trust differ
+    certificates = trust(upstream.ca_file, verify=upstream.verify) if upstream.url.startswith("https:") else True
     socket_path = upstream.url.removeprefix("unix://") if upstream.url.startswith("unix:") else None
     client = Client(
         connect_timeout_s=config.connect_timeout_s,
@@ -106,6 +114,7 @@ class Pool:
     Attributes:
         dialect: what its requests are read as: what the first server speaks that has told; TGI until then.
         known: whether any has told, so that `dialect` is no guess.
+        spoken: every dialect that one of its servers may speak.
     """
 
     name: str
@@ -113,6 +122,7 @@ class Pool:
     servers: dict[str, Server] = field(default_factory=dict)
     dialect: Dialect = TGI
     known: bool = False
+    spoken: tuple[str, ...] = tuple(DIALECTS)
 
     @property
     def fixed(self) -> Server:
@@ -136,37 +146,59 @@ class Pool:
         if server is not None and (server.breaker.failures or server.breaker.circuit is not Circuit.CLOSED):
             if server.breaker.succeeded():
                 log.info("upstream %s works again", name)
+                server.ask_again = True  # it may have come back as another
             self.apply()
 
-    def failed(self, name: str, *, surely: bool = False) -> None:
+    def failed(self, name: str, *, surely: bool = False, by_check: bool = False) -> None:
         """A request or a check came to nothing, by the server's fault."""
         server = self.servers.get(name)
         if server is None:
             return
-        if server.breaker.failed(self.scheduler.clock(), surely=surely):
-            log.warning("upstream %s fails; it is left alone for a while", name)
+        now = self.scheduler.clock()
+        if server.breaker.failed(now, surely=surely, by_check=by_check):
+            alone = all(other.breaker.circuit is Circuit.OPEN for other in self.servers.values())
+            what = "no other works, so it is used all the same" if alone else "it is left alone"
+            log.warning("upstream %s fails: for %.1f s %s", name, server.breaker.until - now, what)
             self.apply()
+
+    def try_again(self, server: Server) -> None:
+        """Its circuit is half open: one request more than it has decides."""
+        server.breaker.try_again()
+        views = self.scheduler.room.server_views()
+        server.trial_slots = 1 + next((view.in_flight for view in views if view.name == server.name), 0)
+        self.apply()
 
     def pause(self, name: str, seconds: float) -> None:
         """A server has no room: nobody goes there for a while, and whoever can go nowhere else waits."""
         server = self.servers.get(name)
         if server is not None:
-            server.paused_until = self.scheduler.clock() + seconds
+            server.paused_until = max(server.paused_until, self.scheduler.clock() + seconds)
             self.apply()
-            asyncio.get_running_loop().call_later(seconds, self.apply)
+            asyncio.get_running_loop().call_later(seconds, self.resume)
+
+    def resume(self) -> None:
+        """Those whose pause is over, or all but: an event loop may be a millisecond early."""
+        now = self.scheduler.clock()
+        for server in self.servers.values():
+            if 0 < server.paused_until <= now + 0.002:
+                server.paused_until = 0.0
+        self.apply()
 
     def apply(self) -> None:
         """Something of a server has changed. The room is told who may be used: all, if none works, for an answer of failure
         is better than none.
         """
-        now = self.scheduler.clock()
         spoken = [server.dialect for server in self.servers.values() if server.dialect is not None]
         self.dialect, self.known = spoken[0] if spoken else TGI, bool(spoken)
-        usable = [server for server in self.servers.values() if server.breaker.circuit is not Circuit.OPEN]
+        self.spoken = tuple({dialect.name for dialect in spoken}) if len(spoken) == len(self.servers) else tuple(DIALECTS)
+        working = [server for server in self.servers.values() if server.breaker.circuit is not Circuit.OPEN]
+        # one that has not told how many requests it takes would be given all there are
+        told = [server for server in working if server.found is not None or server.config.slots is not None]
+        usable = told or working or list(self.servers.values())
         for server in self.servers.values():
-            healthy = (server in usable or not usable) and now >= server.paused_until
             trial = server.breaker.circuit is Circuit.HALF_OPEN and len(usable) > 1
-            self.scheduler.set_server(server.name, healthy=healthy, slots=1 if trial else server.slots)
+            healthy = server in usable and not server.paused_until
+            self.scheduler.set_server(server.name, healthy=healthy, slots=server.trial_slots if trial else server.slots)
 
 
 @dataclass(slots=True)
@@ -190,7 +222,7 @@ class Fleet:
         if not self.models or not model:
             return self.default, None
         for route in self.models:
-            if fnmatch.fnmatchcase(model, route.name):
+            if model == route.name or fits(model, route.name):
                 return self.pools[route.group], route.rewrite
         return None
 
@@ -207,6 +239,11 @@ class Fleet:
 
     def sum(self, count: Callable[[Room], int]) -> int:
         return sum(count(pool.scheduler.room) for pool in self.pools.values())
+
+
+def fits(model: str, pattern: str) -> bool:
+    """Whether a pattern, in which `*` stands for anything and nothing else does, is of a model's name."""
+    return fnmatch.fnmatchcase(model, pattern.replace("[", "[[]").replace("?", "[?]"))
 
 
 def create_fleet(config: Config, environ: Mapping[str, str]) -> Fleet:

@@ -9,18 +9,20 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from posixpath import normpath
 
 from policies.base import Outcome, Waiting
 from policies.room import Leaving
 from proxy.admission import Admission, Refusal
 from proxy.agreement import PRIORITIES, slack_s, tier_of
+from proxy.breaker import Circuit
 from proxy.call import Call
 from proxy.config import Config
 from proxy.dialects import DIALECTS
 from proxy.dialects.base import Ask
 from proxy.dialects.rewrite import set_model
-from proxy.exchange import Busy, Exchange, NotReached
-from proxy.fleet import Fleet, Pool, Server
+from proxy.exchange import DID_NOT_ANSWER, Busy, Exchange, NotReached, TryAgain
+from proxy.fleet import Fleet, Pool, Server, fits
 from proxy.scheduler import Refused
 from proxy.wire import ClientGone, Receive, Scope, Send, next_of_body
 from telemetry.cost import StepModel
@@ -36,6 +38,7 @@ class Counts:
     completed: int = 0
     failed: int = 0
     retried: int = 0
+    refused: int = 0  # by us, of whatever kind
     prompt_tokens: int = 0
     output_tokens: int = 0
 
@@ -49,7 +52,9 @@ class Forward:
     ledger: Ledger
     model: StepModel
     on_release: Callable[[Entry], None] = lambda entry: None
+    on_return: Callable[[Entry], None] = lambda entry: None
     on_end: Callable[[Entry], None] = lambda entry: None
+    on_refusal: Callable[[str], None] = lambda kind: None
     on_retry: Callable[[str], None] = lambda reason: None
     draining: bool = False
     counts: Counts = field(default_factory=Counts)
@@ -88,6 +93,7 @@ class Forward:
             with call.presence:
                 await (self._pass(call) if call.ask is None else self._generate(call, call.ask))
         except Refusal as refusal:
+            self._say_refused(call, refusal)
             await call.refuse(refusal)
         except ClientGone:
             pass
@@ -102,12 +108,19 @@ class Forward:
             self._drop_body(call)
             self._open.discard(call)
 
+    def _say_refused(self, call: Call, refusal: Refusal) -> None:
+        self.counts.refused += 1
+        self.on_refusal(refusal.kind)
+        log.info("request %s refused: %d %s (%s %s)", call.id, refusal.status, refusal.text, call.method, call.path)
+
     # --- who comes in, and where to -------------------------------------------------------------------------------
 
     async def _admit(self, call: Call, receive: Receive) -> None:
         self._check(call)
         call.tenant = self.admission.tenant_of(call.method, call.path, call.headers)
+        call.authenticated = self.config.auth.required
         await self._read_body(call, receive)
+        call.pool = self.fleet.default  # another, perhaps, since a new configuration came with the body
         call.ask = call.dialect.ask(call.method, call.path, call.body or b"")
         self._route(call)
 
@@ -121,12 +134,14 @@ class Forward:
             raise Refusal(501, "not_implemented", "WebSockets are not carried by this proxy")
         if not call.scope["raw_path"].startswith(b"/"):
             raise Refusal(400, "bad_request", "the request's target is no path")
+        if self.config.paths and not any(fits(call.path, pattern) for pattern in self.config.paths):
+            raise Refusal(404, "not_found", f"{call.path} is not served here")
         if self.config.allow_engine_admin:
             return
-        spoken = tuple(pool.dialect.name for pool in self.fleet.pools.values() if pool.known)
-        if administers(spoken or tuple(DIALECTS), call.method, call.path):
-            text = f"{call.path} administers the engine and is closed on this port (allow_engine_admin opens it)"
-            raise Refusal(403, "forbidden", text)
+        pools = self.fleet.pools.values()
+        spoken = self.fleet.default.spoken if len(pools) == 1 else tuple({name for pool in pools for name in pool.spoken})
+        if administers(spoken, call.method, call.path):
+            raise Refusal(403, "forbidden", f"{call.path} administers the engine, which is closed on this port")
 
     async def _read_body(self, call: Call, receive: Receive) -> None:
         """The whole body into memory, within bounds.
@@ -136,14 +151,16 @@ class Forward:
             ClientGone: the client left before its end.
         """
         limits = self.config.limits
+        keyless = call.authenticated and not call.tenant.name  # let in without a key, for what needs no body
+        limit = 0 if keyless else limits.body_bytes
         length = call.headers.get(b"content-length", b"")
-        if length.isdigit() and int(length) > limits.body_bytes:
-            raise _too_large(limits.body_bytes)
+        if length.isdigit() and int(length) > limit:
+            raise _too_large(limit)
         chunks, more = [], True
         while more:
             chunk, more = await next_of_body(receive)
-            if call.held_bytes + len(chunk) > limits.body_bytes:
-                raise _too_large(limits.body_bytes)
+            if call.held_bytes + len(chunk) > limit:
+                raise _too_large(limit)
             if chunk:
                 self.admission.take_bytes(call.tenant, len(chunk))
                 call.held_bytes += len(chunk)
@@ -162,6 +179,9 @@ class Forward:
         Raises:
             Refusal: nobody serves it.
         """
+        if call.ask is not None and (kept := self.fleet.keeper(call.ask.previous)) is not None:
+            call.pool = kept[0]
+            return
         if not self.config.models:
             return
         model = call.ask.model if call.ask is not None else _model_in(call.body)
@@ -186,6 +206,14 @@ class Forward:
         except Refusal as refusal:
             entry.status, entry.error = refusal.status, entry.error or refusal.kind
             raise
+        except (ClientGone, TryAgain):
+            raise
+        except Exception:
+            log.exception("request %s: a fault of ours", call.id)
+            entry.status, entry.error = entry.status or 500, "fault"
+            if call.started:
+                raise ClientGone from None
+            raise Refusal(500, "fault", "the proxy failed") from None
         except asyncio.CancelledError:
             if call.complete:  # it had all of its answer, and closed before the server did
                 raise
@@ -220,7 +248,6 @@ class Forward:
         objective = self.admission.objective_of(call.headers)
         tier = tier_of(ask, objective)
         slack = slack_s(ask, tier, call.path, call.headers, self.config.slack, self.model, call.tenant.slack_s)
-        kept = self.fleet.keeper(ask.previous)
         return Waiting(
             id=entry.id,
             arrived_at=entry.arrived_at,
@@ -232,7 +259,7 @@ class Forward:
             tenant=self.admission.share_of(call.tenant, call.headers),
             weight=call.tenant.weight,
             sequences=ask.sequences,
-            server=kept[1].name if kept is not None else "",
+            server=self._kept(ask),
             model=ask.model,
         )
 
@@ -247,39 +274,59 @@ class Forward:
         not_reached: set[str] = set()
         give_up_at = float("inf")
         while True:
-            self._begin_wait(call, entry)
-            try:
-                leaving = await pool.scheduler.wait_turn(waiting)
-            except Refused as refused:
-                entry.outcome = refused.outcome
-                raise self._refusal(refused.outcome) from None
-            finally:
-                self.admission.end_wait(call.tenant)
-            self._leave(pool, entry, leaving)
+            leaving = await self._turn(call, entry, waiting)
             server = pool.servers.get(leaving.server)
-            if server is None:  # a new configuration has taken it away at this very instant
-                self._retry("unreachable")
-                pool.scheduler.ended(call.id)
-                waiting = replace(waiting, deadline=waiting.arrived_at, server="")
-                continue
             give_up_at = min(give_up_at, pool.scheduler.clock() + self.config.queue.timeout_s)
             try:
-                await self.exchange.carry(call, server)
-                return
+                if server is not None:  # else a new configuration has taken it away at this very instant
+                    await self.exchange.carry(call, server)
+                    return
+                waiting = replace(waiting, server="")
             except NotReached as missed:
                 log.warning("request %s: %s", call.id, missed.error)
-                if server.name in not_reached or len(pool.servers) == 1:
-                    raise _unreachable(server, missed) from missed
-                not_reached.add(server.name)
+                not_reached.add(leaving.server)
+                if waiting.server == leaving.server == self._kept(ask):
+                    raise _unreachable(missed) from missed  # no other has what it continues
+                waiting = replace(waiting, server=_another(pool, not_reached, missed))
                 self._retry("unreachable")
             except Busy as busy:
-                if pool.scheduler.clock() >= give_up_at:
+                if pool.scheduler.clock() + busy.pause_s >= give_up_at:
                     await _pass_on(call, busy)
                     return
-                pool.pause(server.name, busy.pause_s)
+                pool.pause(leaving.server, busy.pause_s)
                 self._retry("busy")
             pool.scheduler.ended(call.id)
-            waiting = replace(waiting, deadline=waiting.arrived_at, server="")  # it has been held already
+            entry.released_at = None
+            self.on_return(entry)
+            waiting = replace(waiting, deadline=waiting.arrived_at)  # it has been held already
+
+    async def _turn(self, call: Call, entry: Entry, waiting: Waiting) -> Leaving:
+        """A slot, as soon as the room gives one.
+
+        Raises:
+            Refusal: it gives none.
+        """
+        scheduler = call.pool.scheduler
+        self._begin_wait(call, entry)
+        since = scheduler.clock()
+        try:
+            leaving = await scheduler.wait_turn(waiting)
+        except Refused as refused:
+            entry.outcome = refused.outcome
+            if refused.outcome is Outcome.EXPIRED:
+                waited = scheduler.clock() - since
+                entry.queued_s += min(waited, self.config.queue.timeout_s)
+                entry.held_s += max(waited - self.config.queue.timeout_s, 0.0)
+            raise self._refusal(refused.outcome) from None
+        finally:
+            self.admission.end_wait(call.tenant)
+        self._leave(call.pool, entry, leaving)
+        return leaving
+
+    def _kept(self, ask: Ask) -> str:
+        """The server that has what the request continues; empty when it continues nothing that is known."""
+        kept = self.fleet.keeper(ask.previous)
+        return kept[1].name if kept is not None else ""
 
     def _begin_wait(self, call: Call, entry: Entry) -> None:
         """Count it among its tenant's that wait.
@@ -326,41 +373,60 @@ class Forward:
     # --- everything else: passes at once --------------------------------------------------------------------------
 
     async def _pass(self, call: Call) -> None:
-        if self.config.models and (call.method, call.path) == ("GET", "/v1/models"):
-            await call.answer(200, _listing(self.config))
+        if self.config.models and call.method == "GET" and (listed := _listed(self.config, call.path)) is not None:
+            await call.answer(200, listed)
             return
-        kept = self.fleet.keeper(call.dialect.stored(call.path))
-        if kept is not None:
-            call.pool = kept[0]
-        servers = [kept[1]] if kept is not None else _candidates(call.pool)
-        for server in servers:
+        for pool, server in (servers := self._candidates(call)):
+            call.pool = pool
             try:
                 await self.exchange.carry(call, server)
                 return
             except NotReached as missed:
                 log.warning("request %s: %s", call.id, missed.error)
-                if server is servers[-1]:
-                    raise _unreachable(server, missed) from missed
+                if server is servers[-1][1]:
+                    raise _unreachable(missed) from missed
+
+    def _candidates(self, call: Call) -> list[tuple[Pool, Server]]:
+        """The server for what is not scheduled, and who takes its place if it cannot be reached.
+
+        A stored thing is on one server only. What names no model may be asked of any group.
+        """
+        kept = self.fleet.keeper(call.dialect.stored(call.path))
+        if kept is not None:
+            return [kept]
+        pools = [call.pool]
+        if call.pool is self.fleet.default and not _model_in(call.body):
+            pools += [pool for pool in self.fleet.pools.values() if pool is not call.pool]
+        fixed = [(pool, pool.fixed) for pool in pools]
+        return fixed + [(pool, server) for pool in pools for server in pool.servers.values() if (pool, server) not in fixed]
 
 
 @lru_cache(maxsize=1024)
 def administers(dialects: tuple[str, ...], method: str, path: str) -> bool:
-    """Whether a request would change the state of an engine that speaks one of these."""
-    return any(DIALECTS[name].administers(method, path) for name in dialects)
-
-
-def _candidates(pool: Pool) -> list[Server]:
-    """The server for what is not scheduled, and who takes its place if it cannot be reached."""
-    fixed = pool.fixed
-    return [fixed, *(server for server in pool.servers.values() if server is not fixed)]
+    """Whether a request would change the state of an engine that speaks one of these, whoever may normalise its path."""
+    return any(
+        DIALECTS[name].administers(method, form) for name in dialects for form in (path, normpath("/" + path.lstrip("/")))
+    )
 
 
 def _too_large(limit: int) -> Refusal:
     return Refusal(413, "too_large", f"a request's body may have {limit} bytes here")
 
 
-def _unreachable(server: Server, missed: NotReached) -> Refusal:
-    return Refusal(missed.error.status, "upstream", f"upstream {server.name} did not answer")
+def _unreachable(missed: NotReached) -> Refusal:
+    return Refusal(missed.error.status, "upstream", DID_NOT_ANSWER)
+
+
+def _another(pool: Pool, not_reached: set[str], missed: NotReached) -> str:
+    """Which server to insist on, when the room might give one again that was not reached: none while others work.
+
+    Raises:
+        Refusal: none is left to try.
+    """
+    left = [server for server in pool.servers.values() if server.name not in not_reached]
+    if not left:
+        raise _unreachable(missed) from missed
+    return "" if any(server.breaker.circuit is not Circuit.OPEN for server in left) else left[0].name
 
 
 async def _pass_on(call: Call, busy: Busy) -> None:
@@ -381,8 +447,13 @@ def _model_in(body: bytes | None) -> str:
     return name if isinstance(name, str) else ""
 
 
-def _listing(config: Config) -> bytes:
-    """The models that are routed here, as OpenAI's surface lists them; patterns are no names."""
-    names = [model.name for model in config.models if not set(model.name) & set("*?[")]
-    models = [{"id": name, "object": "model", "created": 0, "owned_by": "paceline"} for name in names]
-    return json.dumps({"object": "list", "data": models}).encode()
+def _listed(config: Config, path: str) -> bytes | None:
+    """The models that are routed here, or one of them, as OpenAI's surface tells them; patterns are no names."""
+    models = [
+        {"id": model.name, "object": "model", "created": 0, "owned_by": "paceline"}
+        for model in config.models
+        if "*" not in model.name
+    ]
+    if path == "/v1/models":
+        return json.dumps({"object": "list", "data": models}).encode()
+    return next((json.dumps(model).encode() for model in models if path == f"/v1/models/{model['id']}"), None)

@@ -41,8 +41,10 @@ def key_of(upstream: Upstream, environ: Mapping[str, str]) -> str:
         key, where = environ.get(upstream.key_env, "").strip(), f"environment variable {upstream.key_env}"
     else:
         return ""
-    if not key or not key.isascii() or not key.isprintable():
+    if not key:
         raise KeyUnavailable(f"{upstream.url}: {where} holds no key")
+    if not key.isascii() or not key.isprintable():
+        raise KeyUnavailable(f"{upstream.url}: {where} holds more than one line, or no plain text")
     return key
 
 

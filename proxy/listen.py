@@ -62,6 +62,7 @@ def bounded(limits: Limits) -> type[HttpToolsProtocol]:
         _reading: str | None = "head"  # "head", "body", or neither
         _timed: str | None = None  # what `_timer` is for
         _timer: asyncio.TimerHandle | None = None  # runs while the rest of a head or a body is awaited
+        _trailer_bytes = 0
         _stall_timer: asyncio.TimerHandle | None = None
         _data = b""  # what came last
         _offered: bytes | None = None  # another protocol, by the latest request
@@ -115,11 +116,19 @@ def bounded(limits: Limits) -> type[HttpToolsProtocol]:
                 self._head_bytes = 0
             self._reading = "head"
 
+        def on_header(self, name: bytes, value: bytes) -> None:
+            if self._reading != "body":
+                super().on_header(name, value)
+                return
+            self._trailer_bytes += len(name) + len(value)  # of a trailer, which is not passed on
+            if self._trailer_bytes > limits.header_bytes:
+                self.transport.abort()
+
         def on_headers_complete(self) -> None:
             self._offered = self._get_upgrade() if self.parser.should_upgrade() else None
             if self._offered not in (None, b"websocket"):
                 return
-            self._reading = "body"
+            self._reading, self._trailer_bytes = "body", 0
             if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > limits.header_bytes:
                 self.app = head_too_large
             self.scope[Presence.KEY] = Presence()  # type: ignore[literal-required]
@@ -144,7 +153,8 @@ def bounded(limits: Limits) -> type[HttpToolsProtocol]:
             version = self.parser.get_http_version().encode()
             head = b"%s %s HTTP/%s\r\n%s\r\n" % (self.parser.get_method(), self.url, version, b"".join(lines))
             self.parser = httptools.HttpRequestParser(self)
-            super().data_received(head + rest)
+            self._data = head + rest
+            super().data_received(self._data)
 
         def on_response_complete(self) -> None:
             super().on_response_complete()

@@ -27,17 +27,25 @@ class Found:
     version: str = ""
     models: tuple[str, ...] = ()
     how: str = field(default="", compare=False)
+    refused: bool = field(default=False, compare=False)  # it wants a key, or another one
 
 
 class NotReady(Exception):
     """It cannot say now, and has to be asked again."""
 
 
-async def ask(client: httpx.AsyncClient, url: str) -> Found | None:
-    """What speaks at `url`; None when nobody answers who knows."""
+async def ask(client: httpx.AsyncClient, url: str, told: Dialect | None = None) -> Found | None:
+    """What speaks at `url`; None when nobody answers who knows.
+
+    Args:
+        client: brings the server's key, if it has one.
+        url: of the server.
+        told: what it speaks by the configuration; then it is asked for its slots and models only.
+    """
+    server = Server(client, url.rstrip("/"))
     try:
         async with asyncio.timeout(LONGEST_S):
-            return await _recognise(Server(client, url.rstrip("/")))
+            return await (_recognise(server) if told is None else _tells(server, told))
     except (httpx.HTTPError, httpx.InvalidURL, NotReady, TimeoutError):
         return None
 
@@ -83,9 +91,20 @@ async def _recognise(server: Server) -> Found:
             return found
     names, owner = await server.models()
     if server.guarded and not names:
-        return Found(OPENAI, how="it wants a key that it was not given, and is taken for an OpenAI endpoint")
+        how = "it wants a key, or another one, and is taken for an OpenAI endpoint"
+        return Found(OPENAI, how=how, refused=True)
     how = f"/v1/models lists {len(names)} models" + (f" of {owner}" if owner else "") if names else "nothing tells what it is"
     return Found(OPENAI, model=_first(names), models=names, how=f"{how}; it is taken for an OpenAI endpoint")
+
+
+async def _tells(server: Server, told: Dialect) -> Found:
+    """What a server says of itself whose dialect is told. That it answers at all is enough."""
+    recognise = _BY_NAME.get(told.name)
+    found = await recognise(server) if recognise is not None else None
+    if found is not None:
+        return found
+    names, _ = await server.models()
+    return Found(told, model=_first(names), models=names, how="so the configuration says", refused=server.guarded and not names)
 
 
 async def _tgi(server: Server) -> Found | None:
@@ -149,6 +168,9 @@ async def _transformers(server: Server) -> Found | None:
 
 
 _ENGINES: tuple[Callable[[Server], Awaitable[Found | None]], ...] = (_tgi, _llamacpp, _sglang, _vllm, _transformers)
+
+
+_BY_NAME = {"tgi": _tgi, "llamacpp": _llamacpp, "sglang": _sglang, "vllm": _vllm, "transformers": _transformers}
 
 
 def _first(names: tuple[str, ...]) -> str:

@@ -16,7 +16,14 @@ log = logging.getLogger("paceline.reload")
 
 # what is built in when the process starts
 FIXED = ("host", "port", "admin_host", "admin_port", "energy")
-FIXED_LIMITS = ("header_bytes", "header_timeout_s", "idle_timeout_s", "stall_timeout_s", "stream_window_bytes")
+FIXED_LIMITS = (
+    "header_bytes",
+    "header_timeout_s",
+    "body_timeout_s",
+    "idle_timeout_s",
+    "stall_timeout_s",
+    "stream_window_bytes",
+)
 # what of an upstream is asked for at each request, so that its connections may stay
 WITHOUT_CONNECTION = {"slots", "group", "dialect", "key_file", "key_env"}
 
@@ -29,17 +36,16 @@ def reload(app: App, config: Config) -> None:
     """
     _check(app.config, config)
     strategy, model = config.strategy(), config.step_model()
-    keys = {upstream.url: key_of(upstream, app.environ) for upstream in config.upstreams}
-    before = app.config
-    changed_strategy = (before.policy, before.placement) != (config.policy, config.placement)
-    fleet = app.fleet
+    before, fleet = app.config, app.fleet
     former, servers = dict(fleet.pools), {server.name: server for server in fleet.servers}
+    made = _connect(app, config, servers)  # whatever can fail has now been done
+    changed_strategy = (before.policy, before.placement) != (config.policy, config.placement)
     fleet.pools = {group: former.get(group) or _new_pool(app, group, config) for group in config.groups()}
     fleet.models = config.models
     for upstream in config.upstreams:
-        _place(app, config, upstream, servers.pop(upstream.url, None), keys[upstream.url], former)
+        _place(app, config, upstream, servers.pop(upstream.url, None), made[upstream.url], former)
     for server in servers.values():
-        _remove(app, server, former, fleet.pools)
+        _remove(app, server, former)
     for pool in fleet.pools.values():
         pool.scheduler.room.queue_limit, pool.scheduler.room.queue_timeout_s = config.queue.limit, config.queue.timeout_s
         if changed_strategy and pool.name in former:  # else what the admin port put in force stays so
@@ -61,29 +67,56 @@ def _check(before: Config, after: Config) -> None:
         raise ConfigError(f"{', '.join(fixed)}: cannot be changed without a restart; nothing has been changed")
 
 
+def _connect(app: App, config: Config, servers: Mapping[str, Server]) -> dict[str, tuple[Server | None, str]]:
+    """By URL: a server connected anew where that is needed, and the key that it is shown.
+
+    Raises:
+        ConfigError: a key or a certificate is not to be had.
+    """
+    made: dict[str, tuple[Server | None, str]] = {}
+    try:
+        for upstream in config.upstreams:
+            key, old = key_of(upstream, app.environ), servers.get(upstream.url)
+            same = old is not None and _same_connection(app.config, config, old.config, upstream)
+            made[upstream.url] = (None if same else connect(upstream, config, app.environ), key)
+    except (OSError, ValueError) as error:
+        for server, _ in made.values():
+            if server is not None:
+                app.run(server.close(), "paceline-close")
+        raise ConfigError(f"{error}; nothing has been changed") from error
+    return made
+
+
 def _new_pool(app: App, group: str, config: Config) -> Pool:
     pool = create_pool(group, config, config.strategy())
     app.tell(pool)
     return pool
 
 
-def _place(app: App, config: Config, upstream: Upstream, server: Server | None, key: str, former: Mapping[str, Pool]) -> None:
-    """One server of the new configuration: as it was, moved to another group, or connected anew."""
-    pool = app.fleet.pools[upstream.group]
-    if server is None:
-        pool.add(connect(upstream, config, app.environ))
-        return
-    old = former[server.config.group]
-    if not _same_connection(app.config, config, server.config, upstream):
-        app.run(_close_unused(server), "paceline-close")
-        anew = connect(upstream, config, app.environ)
-        anew.found, anew.breaker = server.found, server.breaker
-        server = anew
+def _place(
+    app: App,
+    config: Config,
+    upstream: Upstream,
+    old: Server | None,
+    made: tuple[Server | None, str],
+    former: Mapping[str, Pool],
+) -> None:
+    """One server of the new configuration: new, as it was, moved to another group, or connected anew."""
+    pool, (anew, key) = app.fleet.pools[upstream.group], made
+    server = anew or old
+    assert server is not None
+    if old is not None:
+        was_in = former[old.config.group]
+        if was_in is not pool and was_in.name in app.fleet.pools:
+            was_in.remove(old.name)
+        elif was_in is not pool:
+            was_in.scheduler.drain()  # the group goes: who waits for it leaves to its servers now
+        if anew is not None:
+            app.run(_close_unused(old, was_in), "paceline-close")
+            anew.found, anew.breaker, anew.ask_again = old.found, old.breaker, old.ask_again
     server.config, server.told = upstream, config.dialect
     server.breaker.health = config.health
     server.use_key(key)
-    if old is not pool:
-        old.remove(server.name)
     pool.add(server)
 
 
@@ -96,19 +129,20 @@ def _same_connection(before: Config, after: Config, old: Upstream, new: Upstream
     return same and old.model_dump(exclude=WITHOUT_CONNECTION) == new.model_dump(exclude=WITHOUT_CONNECTION)
 
 
-def _remove(app: App, server: Server, former: Mapping[str, Pool], pools: Mapping[str, Pool]) -> None:
+def _remove(app: App, server: Server, former: Mapping[str, Pool]) -> None:
     """A server that is not in the new configuration: it ends what it has."""
     pool = former[server.config.group]
-    if pool.name in pools:
+    if pool.name in app.fleet.pools:
         pool.remove(server.name)
     else:
-        pool.scheduler.drain()  # the whole group goes: who waits for it leaves to it now
-    app.run(_close_unused(server, pool if pool.name not in pools else None), "paceline-close")
+        pool.scheduler.drain()  # the group goes: who waits for it leaves to its servers now
+    app.run(_close_unused(server, pool), "paceline-close")
 
 
-async def _close_unused(server: Server, pool: Pool | None = None) -> None:
+async def _close_unused(server: Server, pool: Pool) -> None:
     """Close a server's connections once nobody uses them, or can still come to."""
     await asyncio.sleep(0.1)  # who has just been given a slot is on the way
-    while server.in_use or (pool is not None and (pool.scheduler.room.held or pool.scheduler.room.ready)):
+    room = pool.scheduler.room
+    while server.in_use or (pool.servers.get(server.name) is server and (room.held or room.ready)):
         await asyncio.sleep(0.1)
     await server.close()

@@ -125,8 +125,8 @@ class Scheduler:
     def refuse_waiting(self, outcome: Outcome) -> None:
         """Whoever waits, waits no longer, and does not leave."""
         for id, turn in self._turns.items():
-            self.room.cancel(id)
-            if not turn.done():
+            if not turn.done():  # else it has its turn, or its client is gone, and is counted there
+                self.room.cancel(id)
                 self._count(outcome)
                 turn.set_exception(Refused(outcome))
 

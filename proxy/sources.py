@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import ssl
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -66,6 +67,7 @@ def load(file: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any]
         ("energy.domains", lambda: _check_domains(config)),
         ("upstreams", lambda: _check_upstreams(config, environ)),
         ("models", lambda: _check_models(config)),
+        ("port", lambda: _check_ports(config)),
         ("tenants", lambda: _check_tenants(config)),
     ):
         try:
@@ -131,6 +133,8 @@ def _explain(problem: Any, places: Mapping[str, str]) -> str:
         return f"{_place(key, places)}: no such key{allowed}"
     if problem["type"] == "missing":
         return f"{_place(key, places)}: missing" + ("; give at least one --upstream URL" if key == "upstreams" else "")
+    if "key" in key or "@" in str(problem["input"]):  # a secret, perhaps, in the wrong place
+        return f"{_place(key, places)}: {problem['msg'].removeprefix('Value error, ')}"
     given = json.dumps(problem["input"], default=str)
     return f"{_place(key, places)}: {problem['msg'].removeprefix('Value error, ')} (given: {given[:80]})"
 
@@ -181,12 +185,27 @@ def _check_upstreams(config: Config, environ: Mapping[str, str]) -> None:
             raise ValueError(f"{upstream.url} is named more than once")
         if upstream.key_file and upstream.key_env:
             raise ValueError(f"{upstream.url}: key_file and key_env are two places for one key")
-        if upstream.ca_file and not Path(upstream.ca_file).is_file():
-            raise ValueError(f"{upstream.url}: ca_file {upstream.ca_file} is no file")
+        try:
+            ssl.create_default_context(cafile=upstream.ca_file)
+        except OSError as error:
+            raise ValueError(f"{upstream.url}: ca_file {upstream.ca_file} holds no certificates: {error}") from error
         key_of(upstream, environ)
 
 
+def _check_ports(config: Config) -> None:
+    if config.port == config.admin_port != 0:
+        raise ValueError(f"{config.port} is the admin port, too")
+
+
 def _check_models(config: Config) -> None:
+    names = [model.name for model in config.models]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"{name} is named more than once")
+    routed = {config.groups()[0], *(model.group for model in config.models)}
+    for group in config.groups():
+        if group not in routed:
+            raise ValueError(f"nothing goes to the upstreams of group {group!r}: [[models]] says what does")
     for model in config.models:
         if model.group not in config.groups():
             raise ValueError(f"{model.name}: no upstream is of group {model.group!r}; groups are {', '.join(config.groups())}")

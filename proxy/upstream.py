@@ -15,6 +15,7 @@ import asyncio
 import re
 import socket
 import ssl
+import time
 from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from contextvars import ContextVar
 from functools import partial
@@ -33,6 +34,7 @@ Headers = Sequence[tuple[bytes, bytes]]
 
 # What a client library would add by itself; a proxy adds nothing.
 LARGE_BODY = 1 << 20
+FOUND_DEAD_WITHIN_S = 1.0  # after a request on a kept connection; it takes a round trip
 # a server that vanished without a word is noticed after a minute, however long its answers may take
 KEEP_ALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 60_000}
 _NOTHING_AUTOMATIC = frozenset({"User-Agent", "Accept", "Accept-Encoding", "Content-Type"})
@@ -77,6 +79,7 @@ class _Connection(ResponseHandler):
     used = 0  # by so many requests
     idle = False
     heard = False  # something of an answer to the latest of them has come
+    asked_at = 0.0
 
     def data_received(self, data: bytes) -> None:
         self.heard |= bool(data)  # the library itself calls with nothing, to go on reading
@@ -116,6 +119,7 @@ class _Watching(aiohttp.BaseConnector if TYPE_CHECKING else object):  # type: ig
         protocol = connection.protocol
         assert isinstance(protocol, _Connection)
         protocol.used, protocol.idle, protocol.heard = protocol.used + 1, False, False
+        protocol.asked_at = time.monotonic()
         protocol.read_timeout = self.silence_s
         protocol.start_timeout()  # from now on, for a server may not even take the request
         _latest.set(protocol)
@@ -148,9 +152,16 @@ def _socket(address: Any) -> socket.socket:
     return made
 
 
-def trust(ca_file: str | None, *, verify: bool) -> ssl.SSLContext | bool:
-    """Which certificates are taken: the system's, a file's, or any."""
-    return ssl.create_default_context(cafile=ca_file) if ca_file is not None and verify else verify
+def trust(ca_file: str | None, *, verify: bool) -> ssl.SSLContext:
+    """Which certificates are taken: the system's, a file's, or any.
+
+    Raises:
+        OSError: the file cannot be read, or holds no certificates (ssl.SSLError).
+    """
+    context = ssl.create_default_context(cafile=ca_file)
+    if not verify:
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
 
 
 class Answer:
@@ -248,17 +259,18 @@ class Client:
             UpstreamError: see the module's docstring. Cancellation closes the connection.
         """
         text = [(name.decode("latin-1"), _text(value)) for name, value in headers]
+        shown = url.partition("?")[0]  # a query may hold a secret
         _fresh.set(False)
         try:
-            return _sound(url, await self._request(method, url, text, body))
+            return _sound(shown, await self._request(method, url, text, body))
         except _ERRORS as error:
             if not _stale(_latest.get(), error) or not isinstance(body, bytes | None):
-                raise _as_upstream_error(url, error) from error
+                raise _as_upstream_error(shown, error) from error
         _fresh.set(True)  # who closed one kept connection may have closed them all
         try:
-            return _sound(url, await self._request(method, url, text, body))
+            return _sound(shown, await self._request(method, url, text, body))
         except _ERRORS as error:
-            raise _as_upstream_error(url, error) from error
+            raise _as_upstream_error(shown, error) from error
 
     async def _request(
         self, method: str, url: str, headers: list[tuple[str, str]], body: bytes | AsyncIterable[bytes] | None
@@ -282,9 +294,11 @@ class Client:
 
 
 def _stale(connection: _Connection | None, error: Exception) -> bool:
-    """Whether it was a kept one, and died without a word."""
+    """Whether it was a kept one, and was found dead: later, without a word, the server may have died of this request."""
     died = isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError | ConnectionError)
-    return died and connection is not None and connection.used > 1 and not connection.heard
+    if not died or connection is None or connection.used < 2 or connection.heard:
+        return False
+    return time.monotonic() - connection.asked_at < FOUND_DEAD_WITHIN_S
 
 
 def _sound(url: str, response: aiohttp.ClientResponse) -> Answer:

@@ -28,7 +28,8 @@ def of_gen_ai(entry: Entry, model: str) -> Attributes:
 
 def of_request(entry: Entry, model: str) -> Attributes:
     """What our own metrics tell requests apart by."""
-    return _known({names.POLICY: entry.policy, names.TIER: entry.tier, names.MODEL: model, **of_server(entry.server)})
+    ours = {names.POLICY: entry.policy, names.TIER: entry.tier, names.TENANT: entry.tenant, names.MODEL: model}
+    return _known({**ours, **of_server(entry.server)})
 
 
 def of_energy(energy: Energy) -> Attributes:
@@ -42,7 +43,6 @@ def of_span(entry: Entry) -> dict[str, str | int | float]:
     """Everything about one request: here any value may be its own."""
     pairs: dict[str, str | int | float] = {
         "paceline.request.id": entry.id,
-        "paceline.tenant": entry.tenant,
         names.OUTCOME: str(entry.outcome),
         "paceline.held_s": entry.held_s,
         "paceline.queued_s": entry.queued_s,

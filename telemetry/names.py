@@ -43,6 +43,7 @@ ERROR = "error.type"
 HW_ID = "hw.id"
 HW_TYPE = "hw.type"
 POLICY = "paceline.policy"
+TENANT = "paceline.tenant"  # one of the configured ones
 TIER = "paceline.tier"
 OUTCOME = "paceline.outcome"
 WAIT = "paceline.wait"  # hold: the policy's choice; capacity: no server had a slot
@@ -58,7 +59,7 @@ CIRCUITS = ("closed", "half_open", "open")
 
 OF_SERVER = (ADDRESS, PORT)
 OF_GEN_AI = (OPERATION, PROVIDER, MODEL, *OF_SERVER, ERROR)
-OF_REQUEST = (POLICY, TIER, MODEL, *OF_SERVER)
+OF_REQUEST = (POLICY, TIER, TENANT, MODEL, *OF_SERVER)
 
 # the registry's advice, docs/gen-ai/gen-ai-metrics.md of the semantic conventions
 SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
@@ -121,6 +122,7 @@ SERVER_CIRCUIT = Name(
 )
 BODY_BYTES = Name("paceline.queue.body_bytes", Kind.GAUGE, "By", "Octets of request bodies in memory")
 RETRIES = Name("paceline.request.retries", Kind.COUNTER, "{retry}", "Requests that waited for a server once more", (REASON,))
+REFUSALS = Name("paceline.request.refusals", Kind.COUNTER, "{request}", "Requests that got an error of ours", (ERROR,))
 CONFIG_VERSION = Name(
     "paceline.config.generation",
     Kind.GAUGE,
@@ -137,6 +139,6 @@ ALL = (
     *(HW_ENERGY, HW_POWER, METER_AGE),
     *(DURATION, FIRST_TOKEN, PER_TOKEN, TOKEN_USAGE),
     *(REQUEST_ENERGY, COUNTED_ENERGY, IDLE_ENERGY, UNATTRIBUTED_ENERGY),
-    *(QUEUE_WAIT, QUEUE_DEPTH, BODY_BYTES, GROUP_SIZE, RELEASES, RETRIES, FAULTS, TICK),
+    *(QUEUE_WAIT, QUEUE_DEPTH, BODY_BYTES, GROUP_SIZE, RELEASES, RETRIES, REFUSALS, FAULTS, TICK),
     *(IN_FLIGHT, SERVER_CIRCUIT, CONFIG_VERSION),
 )

@@ -111,6 +111,10 @@ class Telemetry:
         """A request that a server did not take waits for one once more."""
         self.tallies.count(names.RETRIES, {names.REASON: reason})
 
+    def refused(self, kind: str) -> None:
+        """A request got an error of ours."""
+        self.tallies.count(names.REFUSALS, {names.ERROR: kind})
+
     def fault(self, policy: str = "") -> None:
         """A policy or a placement raised."""
         self.tallies.count(names.FAULTS, {names.POLICY: policy})

@@ -170,7 +170,7 @@ class Requests:
         if energy.source is None:
             return
         model = self._model(entry.model)
-        key = (entry.policy, entry.tier, model, entry.server, energy.source, energy.method, energy.scope)
+        key = (entry.policy, entry.tier, entry.tenant, model, entry.server, energy.source, energy.method, energy.scope)
         found = self._energies.get(key)
         if found is None:
             found = self.tallies.distribution(names.REQUEST_ENERGY, of_request(entry, model) | of_energy(energy))
@@ -180,7 +180,7 @@ class Requests:
 
     def _of(self, entry: Entry) -> _Request:
         model, error = self._model(entry.model), error_type(entry)
-        key = (entry.operation, entry.dialect, model, entry.server, entry.policy, entry.tier, error)
+        key = (entry.operation, entry.dialect, model, entry.server, entry.policy, entry.tier, entry.tenant, error)
         found = self._requests.get(key)
         if found is None:
             found = self._make(of_gen_ai(entry, model), of_request(entry, model))

@@ -149,7 +149,7 @@ class DataPlane:
 
 def config_for(*addresses: str, environ: dict[str, str] | None = None, **flags: Any) -> Config:
     upstreams = [address if "://" in address else f"http://{address}" for address in addresses]
-    return load(None, environ or {}, {"upstreams": upstreams, **flags})
+    return load(None, environ or {}, {**({"upstreams": upstreams} if upstreams else {}), **flags})
 
 
 @asynccontextmanager

@@ -151,3 +151,17 @@ def test_a_server_that_comes_back_still_counts_what_it_has() -> None:
     assert not pool.tick(1.0).leaving
     pool.ended("x")
     assert [one.waiting.id for one in pool.tick(2.0).leaving] == ["y"]
+
+
+def test_many_tenants_that_come_once_cost_no_more_than_one() -> None:
+    pool = room(slots=None)
+    for n in range(20 * SPARE):
+        pool.admit(ask(f"r{n}", f"tenant{n}"))
+        pool.tick(float(n))
+    assert not pool._shares
+    shares, looks = Shares(), 0
+    for n in range(20 * SPARE):
+        before = shares._finish
+        shares.start(ask("r", f"tenant{n}"))
+        looks += shares._finish is not before
+    assert looks <= 10

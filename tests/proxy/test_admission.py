@@ -12,7 +12,7 @@ from policies.base import Tier
 from proxy.keys import hash_of
 from tests.proxy.test_fleet import settled
 from tests.proxy.test_forward import BODY, answer_plain, never_answer, post, split
-from tests.serving import DataPlane, Seen, data_plane, exchange, upstream
+from tests.serving import DataPlane, Seen, config_for, data_plane, exchange, upstream
 
 RED, BLUE = "pl-red-0123456789", "pl-blue-0123456789"
 TENANTS = [
@@ -73,10 +73,11 @@ async def test_where_no_key_is_needed_the_clients_own_passes() -> None:
 
 
 async def test_a_gateways_header_names_the_tenant_where_there_are_no_keys() -> None:
-    async with upstream(answer_plain) as server, data_plane(server.address, tenants=TENANTS) as plane:
-        for name in ("blue", "somebody"):
+    tenants = [*TENANTS, {"name": "green"}]
+    async with upstream(answer_plain) as server, data_plane(server.address, tenants=tenants) as plane:
+        for name in ("green", "somebody", "blue"):  # the last has keys, and shows none
             await status_of(plane, f"x-gateway-inference-fairness-id: {name}")
-        assert [entry.tenant for entry in plane.ledger._ended.values()] == ["blue", ""]
+        assert [entry.tenant for entry in plane.ledger._ended.values()] == ["green", "", ""]
 
 
 async def waiting(plane: DataPlane, count: int) -> None:
@@ -185,3 +186,36 @@ async def test_a_burst_is_queued_in_front_of_few_slots_and_none_is_refused() -> 
         assert all(answer.startswith(b"HTTP/1.1 200") for answer in answers)
         assert most == 8
         plane.assert_at_rest()
+
+
+async def test_who_comes_in_without_a_key_brings_no_body() -> None:
+    async with upstream(answer_plain) as server:
+        async with data_plane(server.address, tenants=TENANTS, **{"auth.required": True}) as plane:
+            assert await status_of(plane, path="/health", body=b"x" * 1000) == b"413"
+            assert plane.forward.admission.total.bytes == 0
+
+
+async def test_only_the_paths_that_are_named_are_carried() -> None:
+    async with upstream(answer_plain) as server, data_plane(server.address, paths=["/v1/chat/*", "/generate"]) as plane:
+        assert [await status_of(plane, path=path) for path in ("/generate", "/v1/chat/completions", "/v1/files")] == [
+            b"200",
+            b"200",
+            b"404",
+        ]
+        assert plane.forward.counts.refused == 1
+
+
+async def test_a_key_is_not_passed_on_by_a_configuration_that_came_while_it_waited() -> None:
+    async with upstream(never_answer) as server:
+        one_slot = [{"url": f"http://{server.address}", "slots": 1}]
+        async with data_plane(upstreams=one_slot, tenants=TENANTS, **{"auth.required": True}) as plane:
+            first = asyncio.create_task(exchange(plane.address, post("/generate", BODY, bearer(RED))))
+            await settled(lambda: plane.scheduler.room.in_flight == 1)
+            second = asyncio.create_task(exchange(plane.address, post("/generate", BODY, bearer(RED))))
+            await settled(lambda: plane.scheduler.room.ready == 1)
+            plane.forward.use(config_for(upstreams=one_slot, tenants=TENANTS), plane.forward.model)
+            first.cancel()
+            await settled(lambda: len(server.seen) == 2)
+            second.cancel()
+            await asyncio.gather(first, second, return_exceptions=True)
+    assert not any(RED.encode() in seen.head for seen in server.seen)

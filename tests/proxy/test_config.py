@@ -116,3 +116,30 @@ def test_what_kubernetes_sets_for_a_service_is_no_setting() -> None:
         "PACELINE_PORT_8080_TCP_ADDR": "10.0.0.1",
     }
     assert load(None, links, {"upstreams": [URL]}).port == 8080
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"port": 9464}, "9464 is the admin port"),
+        ({"upstreams": [f"{URL}/v1"]}, "must not end in /v1"),
+        ({"slack.flex.default_s": 100.0}, "default_s is 100, and max_s 60"),
+        ({"slack.routes": [{"path": "generate", "default_s": 1.0}]}, "must begin with /"),
+        ({"models": [{"name": "a"}, {"name": "a"}]}, "a is named more than once"),
+        ({"upstreams": [URL, {"url": "http://b:1", "group": "b"}]}, "nothing goes to the upstreams of group 'b'"),
+        ({"upstreams": [{"url": "https://b:1", "ca_file": __file__}]}, "holds no certificates"),
+    ],
+)
+def test_what_cannot_be_meant_is_said(flags: dict[str, Any], said: str) -> None:
+    assert said in "\n".join(problems(**{"upstreams": [URL], **flags}))
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"tenants": [{"name": "t", "key_hashes": ["pl-a-secret"]}]},
+        {"upstreams": ["http://user:a-secret@host:1"]},
+    ],
+)
+def test_a_secret_in_the_wrong_place_is_not_repeated(flags: dict[str, Any]) -> None:
+    assert "a-secret" not in "\n".join(problems(**{"upstreams": [URL], **flags}))

@@ -16,7 +16,7 @@ import trustme
 from proxy.breaker import Circuit
 from proxy.checks import Checks
 from proxy.fleet import Pool
-from tests.proxy.test_forward import BODY, answer_plain, post, split
+from tests.proxy.test_forward import BODY, answer_plain, never_answer, post, split
 from tests.serving import DataPlane, Seen, Upstream, data_plane, exchange, upstream
 
 CHAT = b'{"model":"m","messages":[{"role":"user","content":"hi"}],"max_tokens":4}'
@@ -85,15 +85,17 @@ async def test_all_dead_is_an_error_at_once_and_nobody_waits_for_ever() -> None:
 
 async def test_a_server_that_works_again_is_tried_with_one_request_and_then_used() -> None:
     limits = {"health.open_s": 0.1, "health.every_s": 0.0}
-    async with upstream(answers(b"b")) as two, data_plane("127.0.0.1:9", two.address, **limits) as plane:
-        await body_of(plane)
-        name = next(iter(plane.pool.servers))
-        assert not plane.scheduler.room.server_views()[0].healthy
-        async with checked(plane):
-            await settled(lambda: plane.pool.servers[name].breaker.circuit is Circuit.HALF_OPEN)
-        assert plane.scheduler.room.server_views()[0].slots == 1
-        plane.pool.succeeded(name)
-        assert (circuits(plane.pool)[0], plane.scheduler.room.server_views()[0].slots) == ("closed", None)
+    async with upstream(answers(b"b")) as two:
+        servers = [{"url": "http://127.0.0.1:9", "slots": 8}, {"url": f"http://{two.address}", "slots": 8}]
+        async with data_plane(upstreams=servers, **limits) as plane:
+            await body_of(plane)
+            name = next(iter(plane.pool.servers))
+            assert not plane.scheduler.room.server_views()[0].healthy
+            async with checked(plane):
+                await settled(lambda: plane.pool.servers[name].breaker.circuit is Circuit.HALF_OPEN)
+            assert plane.scheduler.room.server_views()[0].slots == 1
+            plane.pool.succeeded(name)
+            assert (circuits(plane.pool)[0], plane.scheduler.room.server_views()[0].slots) == ("closed", 8)
 
 
 async def test_a_trial_that_fails_opens_the_circuit_again_for_twice_as_long() -> None:
@@ -318,3 +320,112 @@ async def test_a_servers_own_key_takes_the_place_of_the_clients(tmp_path: Path) 
             head = server.seen[0].head.lower()
             assert head.count(b"authorization: bearer from-") == 1
             assert b"client" not in head
+
+
+# --- what a reviewer broke ---------------------------------------------------------------------------------------------
+
+
+async def test_pauses_end_whatever_the_loops_clock_says() -> None:
+    asked = 0
+
+    async def script(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        asked += 1
+        await (answers(b"full", b"429 Too Many Requests") if asked % 2 else answers(b"done"))(seen, writer)
+
+    async with upstream(script) as one, data_plane(one.address, busy="wait", **{"queue.timeout_s": 3.0}) as plane:
+        for _ in range(8):
+            assert await body_of(plane) == b"done"
+        plane.assert_at_rest()
+
+
+async def test_what_was_begun_is_not_sent_again() -> None:
+    async def script(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        if len(server.seen) == 1:
+            await answers(b"ok")(seen, writer)
+        else:  # on a kept connection: it works for a while, and dies of it
+            await asyncio.sleep(1.2)
+            writer.close()
+
+    async with upstream(script) as server, data_plane(server.address) as plane:
+        await body_of(plane)
+        status, _, _ = split(await exchange(plane.address, post("/generate")))
+        assert status.startswith(b"HTTP/1.1 502")
+        assert len(server.seen) == 2
+
+
+async def test_a_server_that_works_is_found_when_every_circuit_is_open() -> None:
+    async with upstream(answers(b"b")) as two, data_plane("127.0.0.1:9", two.address) as plane:
+        for name in list(plane.pool.servers):
+            plane.pool.failed(name, surely=True)
+        assert circuits(plane.pool) == ["open", "open"]
+        assert [await body_of(plane) for _ in range(3)] == [b"b"] * 3
+        plane.assert_at_rest()
+
+
+async def test_a_trial_is_one_request_more_than_the_server_has() -> None:
+    gate = asyncio.Event()
+
+    async def script(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        await gate.wait()
+        await answers(b"a")(seen, writer)
+
+    async with upstream(script) as one, upstream(answers(b"b")) as two:
+        servers = [{"url": f"http://{one.address}", "slots": 4}, {"url": f"http://{two.address}", "slots": 4}]
+        async with data_plane(upstreams=servers) as plane:
+            running = asyncio.create_task(body_of(plane))
+            await settled(lambda: one.seen)
+            server = next(iter(plane.pool.servers.values()))
+            plane.pool.failed(server.name, surely=True)
+            plane.pool.try_again(server)
+            assert plane.scheduler.room.server_views()[0].free == 1
+            gate.set()
+            await running
+
+
+async def test_a_server_that_has_told_nothing_is_not_given_the_whole_queue() -> None:
+    async with upstream(never_answer) as one, upstream(never_answer) as two:
+        servers = [{"url": f"http://{one.address}", "slots": 2}, {"url": f"http://{two.address}"}]
+        async with data_plane(upstreams=servers) as plane:
+            asks = [asyncio.create_task(exchange(plane.address, post("/generate"))) for _ in range(6)]
+            await settled(lambda: plane.scheduler.room.ready == 4)
+            assert not two.seen
+            for ask in asks:
+                ask.cancel()
+            await asyncio.gather(*asks, return_exceptions=True)
+
+
+async def test_administration_of_any_engine_of_a_group_is_closed_however_it_is_written() -> None:
+    async with upstream(answers(b"done")) as one, upstream(answers(b"done")) as two:
+        servers = [
+            {"url": f"http://{one.address}", "dialect": "vllm"},
+            {"url": f"http://{two.address}", "dialect": "sglang"},
+        ]
+        async with data_plane(upstreams=servers) as plane:
+            for path in ("/flush_cache", "/sleep", "//sleep", "/./sleep", "/v1/../sleep"):
+                assert (await exchange(plane.address, post(path))).startswith(b"HTTP/1.1 403"), path
+
+
+async def test_good_checks_do_not_hide_requests_that_fail() -> None:
+    async with upstream(answers(b"x", b"502 Bad")) as one, upstream(answers(b"b")) as two:
+        async with data_plane(one.address, two.address, **{"health.failures": 3}) as plane:
+            breaker = next(iter(plane.pool.servers.values())).breaker
+            for _ in range(2):
+                breaker.failed(0.0)
+            breaker.bad_checks = 0  # a good check
+            assert breaker.failed(0.0)
+
+
+async def test_what_names_no_model_is_asked_of_another_group_when_the_first_is_down() -> None:
+    async with upstream(answers(b"large")) as large:
+        servers = [{"url": "http://127.0.0.1:9", "group": "small"}, {"url": f"http://{large.address}", "group": "large"}]
+        models = [{"name": "s", "group": "small"}, {"name": "l", "group": "large"}]
+        async with data_plane(upstreams=servers, models=models) as plane:
+            assert await body_of(plane, b"GET /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n") == b"large"
+
+
+async def test_errors_tell_clients_no_address_and_logs_no_query(caplog: pytest.LogCaptureFixture) -> None:
+    async with data_plane("127.0.0.1:9") as plane:
+        answer = await exchange(plane.address, post("/generate?key=secret"))
+        assert b"127.0.0.1" not in answer
+        assert "secret" not in caplog.text

@@ -174,3 +174,43 @@ async def test_the_admin_port_reads_the_configuration_again(tmp_path: Path) -> N
                 assert status["config"] == {"generation": 2, "digest": app.config.digest()}
                 metrics = (await client.get(f"http://{admin}/metrics")).text
                 assert f'paceline_config_generation{{paceline_config_digest="{app.config.digest()}"}} 2' in metrics
+
+
+async def test_a_certificate_that_is_none_changes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("no certificate")
+    async with upstream(answers(b"x")) as server, proxy(upstreams=[url_of(server)]) as (app, address):
+        good = configured(upstreams=[{"url": "https://127.0.0.1:1"}])
+        bad = good.model_copy(
+            update={"upstreams": (good.upstreams[0].model_copy(update={"ca_file": str(tmp_path / "ca.pem")}),)}
+        )
+        with pytest.raises(ConfigError, match="nothing has been changed"):
+            reload(app, bad)
+        assert await ask(address) == b"x"
+
+
+async def test_a_group_that_gets_another_name_strands_nobody() -> None:
+    gate = Gate(b"x")
+    async with upstream(gate) as server:
+        before = [{"url": url_of(server), "slots": 1, "group": "old"}]
+        async with proxy(upstreams=before) as (app, address):
+            asks = [asyncio.create_task(ask(address)) for _ in range(3)]
+            await settled(lambda: app.fleet.default.scheduler.room.ready == 2)
+            reload(app, configured(upstreams=[{"url": url_of(server), "slots": 1, "group": "new"}]))
+            gate.opened.set()
+            assert await asyncio.wait_for(asyncio.gather(*asks), 5) == [b"x"] * 3
+
+
+async def test_a_request_whose_body_is_still_coming_meets_the_new_configuration() -> None:
+    async with upstream(answers(b"old")) as old, upstream(answers(b"new")) as new:
+        async with proxy(upstreams=[url_of(old)]) as (app, address):
+            host, port = address.split(":")
+            reader, writer = await asyncio.open_connection(host, int(port))
+            request = post("/generate")
+            writer.write(request[:-5])
+            await settled(lambda: app.forward.open == 1)
+            reload(app, configured(new))
+            await settled(lambda: not app._background)
+            writer.write(request[-5:])
+            assert split(await asyncio.wait_for(reader.read(), 5))[2] == b"new"
+            writer.close()
+            await writer.wait_closed()

@@ -129,6 +129,7 @@ def test_every_series_is_in_the_table_with_its_attributes() -> None:
         running.released("policy", "span")
         running.group(1, "span")
         running.retried("busy")
+        running.refused("unauthorized")
         running.fault("span")
         running.tick(0.1)
         seen = scrape(running)
