@@ -282,6 +282,7 @@ class Forward:
                     await self.exchange.carry(call, server)
                     return
                 waiting = replace(waiting, server="")
+                self._retry("unreachable")
             except NotReached as missed:
                 log.warning("request %s: %s", call.id, missed.error)
                 not_reached.add(leaving.server)

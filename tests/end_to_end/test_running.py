@@ -100,7 +100,12 @@ async def test_the_strategy_can_be_changed_while_requests_wait() -> None:
 async def test_probes_and_unknown_requests() -> None:
     async with paceline() as running:
         assert (await running.admin.get("/healthz")).status_code == 200
-        assert (await running.admin.get("/readyz")).json() == {"ready": True, "upstream_answered": True, "draining": False}
+        assert (await running.admin.get("/readyz")).json() == {
+            "ready": True,
+            "upstream_answered": True,
+            "upstream_works": True,
+            "draining": False,
+        }
         running.app.drain()
         assert (await running.admin.get("/readyz")).status_code == 503
         assert (await running.admin.get("/requests/nobody")).status_code == 404
