@@ -112,7 +112,7 @@ def create_app(config: Config, environ: Mapping[str, str]) -> App:
 
 def _connect(app: App) -> None:
     """Who is told what: the domain of joules of each request that leaves, and telemetry of each that ends."""
-    forward, energy, telemetry = app.forward, app.energy, app.telemetry
+    forward, generation, energy, telemetry = app.forward, app.forward.generation, app.energy, app.telemetry
 
     def ended(entry: Entry) -> None:
         telemetry.request_ended(entry)
@@ -121,12 +121,12 @@ def _connect(app: App) -> None:
             telemetry.request_final(entry)
 
     # later, so that no response waits for its own statistics
-    forward.on_end = lambda entry: later(ended, entry)
-    forward.on_retry = telemetry.retried
+    generation.on_end = lambda entry: later(ended, entry)
+    generation.on_retry = telemetry.retried
     forward.on_refusal = telemetry.refused
     if energy is not None:
-        forward.on_release = energy.join
-        forward.on_return = energy.leave
+        generation.on_release = energy.join
+        generation.on_return = energy.leave
         energy.on_final = telemetry.request_final
         energy.on_reading = app.observe
 

@@ -352,7 +352,8 @@ async def test_while_one_server_dies_its_requests_are_told_and_those_of_the_othe
 
     async with stage(stream, stream) as on:
         asked = [asyncio.create_task(ask(on.address, request(streamed=True))) for _ in range(8)]
-        await asyncio.sleep(0.15)
+        await until(lambda: [server.open for server in on.servers] == [4, 4])
+        await asyncio.sleep(0.1)  # the streams have begun, and are not over
         await on.servers[1].stop()
         got = [read(await one) for one in asked]
         assert sorted(one.whole for one in got) == [False] * 4 + [True] * 4
