@@ -18,7 +18,8 @@ Written by `python -m bench.reference` from `proxy/config.py`.
 
 Sources, each stronger than the one before: defaults, the TOML file of `--config`, environment variables, flags. A variable
 is `PACELINE_` and the key in capitals with `__` for the dots: `PACELINE_QUEUE__LIMIT=500`. Values are read as TOML where they
-are TOML, else as text. A wrong key or value is told with its place and what is allowed, all of them at once;
+are TOML, else as text. Wrong keys and values are told with their places and what is allowed, all of them at once, and then
+what does not fit together;
 `paceline serve --check` tells without serving.
 
     upstreams = ["http://10.0.0.1:8000", { url = "http://10.0.0.2:8000", slots = 128 }]
@@ -33,7 +34,7 @@ are TOML, else as text. A wrong key or value is told with its place and what is 
 
 SIGHUP and `POST /reload` on the admin port read all of it again, and put all of it or nothing in force, without dropping a
 request. What needs a restart is refused there by name: `host`, `port`, `admin_host`, `admin_port`, `energy`, and of `limits`
-all but those of bodies. `paceline.config.generation` tells which is in force, by a digest.
+all but `body_bytes`. `paceline.config.generation` tells which is in force, by a digest.
 
 """
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import inf
 from statistics import median
+from typing import overload
 
 from telemetry.attribution import Timeline, settle
 from telemetry.cost import StepModel
@@ -62,6 +64,35 @@ class Totals:
         return Totals(at_s, requests + idle + unattributed, requests, idle, unattributed)
 
 
+class History(Sequence[Totals]):
+    """Totals in order of time, 32 octets each, so that an hour of them is no weight; the oldest are forgotten."""
+
+    def __init__(self) -> None:
+        self._at_s = array("d")
+        self._uj = array("q")  # requests, idle and unattributed, one after the other
+
+    def __len__(self) -> int:
+        return len(self._at_s)
+
+    @overload
+    def __getitem__(self, index: int) -> Totals: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Totals]: ...
+    def __getitem__(self, index: int | slice) -> Totals | list[Totals]:
+        if isinstance(index, slice):
+            return [self[n] for n in range(*index.indices(len(self)))]
+        at = range(len(self))[index]
+        requests, idle, unattributed = self._uj[3 * at : 3 * at + 3]
+        return Totals(self._at_s[at], requests + idle + unattributed, requests, idle, unattributed)
+
+    def append(self, totals: Totals) -> None:
+        self._at_s.append(totals.at_s)
+        self._uj.extend((totals.requests_uj, totals.idle_uj, totals.unattributed_uj))
+        if len(self) > 2 * HISTORY:
+            del self._at_s[:HISTORY]
+            del self._uj[: 3 * HISTORY]
+
+
 @dataclass(frozen=True, slots=True)
 class IdlePower:
     """A device's watts with nobody in flight, and what that is based on: the profile, or seconds of quiet."""
@@ -74,7 +105,7 @@ class IdlePower:
 @dataclass(slots=True)
 class _Device:
     settled_until: float = inf  # before the first interval nothing is owed
-    totals: list[Totals] = field(default_factory=list)
+    totals: History = field(default_factory=History)
     quiet: deque[Interval] = field(default_factory=lambda: deque(maxlen=QUIET_INTERVALS))
 
 
@@ -131,8 +162,6 @@ class Account:
         if not device.totals:
             device.totals.append(Totals(interval.start_s))
         device.totals.append(device.totals[-1].plus(interval.end_s, requests_uj, result.idle_uj, result.unattributed_uj))
-        if len(device.totals) > 2 * HISTORY:
-            del device.totals[:HISTORY]
         device.settled_until = interval.end_s
 
     @property

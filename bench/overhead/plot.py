@@ -9,6 +9,7 @@ import matplotlib as mpl
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator
 
 from bench.overhead.figures import Results, Spread, written
 from bench.overhead.report import Report
@@ -68,6 +69,7 @@ def _points(axes: Axes, found: dict[str, Spread | None]) -> None:
 
 def _dress(axes: Axes, title: str, unit: str, limit: float | None) -> None:
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(numticks=5))
     axes.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}" if x >= 1 else f"{x:g}")
     low, high = axes.get_xlim()
     room = (high / low) ** 0.08
