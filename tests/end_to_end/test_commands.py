@@ -82,7 +82,7 @@ async def test_a_killed_server_is_a_502_and_a_line_in_the_log() -> None:
                 answer = await client.post(f"{ready[1]}/generate", json=GENERATE)
             assert answer.status_code == 502
             assert answer.json()["error_type"] == "upstream"
-            await child.ready(f"WARNING paceline.forward: request \\w+: {url}")
+            await child.ready(f"WARNING paceline.generation: request \\w+: {url}")
 
 
 async def test_four_engines_behind_one_proxy_are_packed() -> None:
