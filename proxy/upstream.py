@@ -27,16 +27,13 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
-if TYPE_CHECKING:
-    pass
-
 Headers = Sequence[tuple[bytes, bytes]]
 
-# What a client library would add by itself; a proxy adds nothing.
 LARGE_BODY = 1 << 20
 FOUND_DEAD_WITHIN_S = 1.0  # after a request on a kept connection; it takes a round trip
 # a server that vanished without a word is noticed after a minute, however long its answers may take
 KEEP_ALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 60_000}
+# what a client library would add by itself; a proxy adds nothing
 _NOTHING_AUTOMATIC = frozenset({"User-Agent", "Accept", "Accept-Encoding", "Content-Type"})
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")  # no header may have one (RFC 9110, 5.5)
 
