@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from proxy.dialects import DIALECTS, LLAMACPP, OPENAI, SGLANG, TGI, TRANSFORMERS, VLLM, Dialect
-from proxy.dialects.base import 
 
 PASSES = [
     "/health",
