@@ -120,7 +120,7 @@ class Forward:
             raise Refusal(501, "not_implemented", "WebSockets are not carried by this proxy")
         if not call.scope["raw_path"].startswith(b"/"):
             raise Refusal(400, "bad_request", "the request's target is no path")
-        if self.config.paths and not any(fits(call.path, pattern) for pattern in self.config.paths):
+        if self.config.paths and not all(any(fits(form, known) for known in self.config.paths) for form in forms(call.path)):
             raise Refusal(404, "not_found", f"{call.path} is not served here")
         if self.config.allow_engine_admin:
             return
@@ -183,12 +183,15 @@ class Forward:
             call.rewritten = True
 
 
+def forms(path: str) -> set[str]:
+    """A path as it came, and as somebody behind us may read it who normalises paths."""
+    return {path, normpath("/" + path.lstrip("/"))}
+
+
 @lru_cache(maxsize=1024)
 def administers(dialects: tuple[str, ...], method: str, path: str) -> bool:
-    """Whether a request would change the state of an engine that speaks one of these, whoever may normalise its path."""
-    return any(
-        DIALECTS[name].administers(method, form) for name in dialects for form in (path, normpath("/" + path.lstrip("/")))
-    )
+    """Whether a request would change the state of an engine that speaks one of these."""
+    return any(DIALECTS[name].administers(method, form) for name in dialects for form in forms(path))
 
 
 def _too_large(limit: int) -> Refusal:
