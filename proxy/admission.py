@@ -86,7 +86,9 @@ class Admission:
 
     def share_of(self, tenant: Tenant, headers: Headers) -> str:
         """Whose share of scarce slots a request uses: its tenant's; without one, who a gateway says it is for."""
-        return tenant.name or headers.get(FAIRNESS_ID, b"")[:128].decode("latin-1")
+        told = headers.get(FAIRNESS_ID, b"")[:128].decode("latin-1")
+        # a configured name that is not this request's tenant is somebody's who has keys
+        return tenant.name or ("" if any(known.name == told for known in self.config.tenants) else told)
 
     def objective_of(self, headers: Headers) -> Objective | None:
         name = headers.get(OBJECTIVE, b"").decode("latin-1")

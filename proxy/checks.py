@@ -83,7 +83,8 @@ class Checks:
         """Whether its health route says so; one that is closed to us or absent says nothing."""
         assert server.dialect is not None
         try:
-            answer = await server.control.get(server.base_url + server.dialect.health)
+            async with asyncio.timeout(self.config.health.timeout_s):  # the client's own begins anew with each octet
+                answer = await server.control.get(server.base_url + server.dialect.health)
         except Exception as error:  # whatever it is, it does not answer as it should
             log.debug("upstream %s: %r", server.name, error)
             return False
@@ -104,10 +105,13 @@ class Checks:
         if not server.breaker.due(pool.scheduler.clock()):
             return
         server.breaker.try_again()  # so that it is not tried twice meanwhile
-        if self.config.health.every_s and server.dialect is not None and not await self._is_well(server):
-            pool.failed(server.name, by_check=True)
-        else:
+        well = not self.config.health.every_s or server.dialect is None or await self._is_well(server)
+        if server.breaker.circuit is not Circuit.HALF_OPEN:
+            return  # a request has decided meanwhile
+        if well:
             pool.try_again(server)
+        else:
+            pool.failed(server.name, by_check=True)
 
     def _all(self) -> list[tuple[Pool, Server]]:
         return [(pool, server) for pool in self.fleet.pools.values() for server in pool.servers.values()]

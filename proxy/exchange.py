@@ -47,7 +47,7 @@ class Busy(TryAgain):
 
     @property
     def end_to_end(self) -> list[tuple[bytes, bytes]]:
-        return end_to_end(self.headers)
+        return end_to_end(self.headers, b"x-paceline-request-id")
 
     @property
     def pause_s(self) -> float:

@@ -143,7 +143,10 @@ class Pool:
     def succeeded(self, name: str) -> None:
         """A request came to what it should."""
         server = self.servers.get(name)
-        if server is not None and (server.breaker.failures or server.breaker.circuit is not Circuit.CLOSED):
+        if server is None:
+            return
+        breaker = server.breaker
+        if breaker.failures or breaker.bad_checks or breaker.circuit is not Circuit.CLOSED:
             if server.breaker.succeeded():
                 log.info("upstream %s works again", name)
                 server.ask_again = True  # it may have come back as another
@@ -165,7 +168,8 @@ class Pool:
         """Its circuit is half open: one request more than it has decides."""
         server.breaker.try_again()
         views = self.scheduler.room.server_views()
-        server.trial_slots = 1 + next((view.in_flight for view in views if view.name == server.name), 0)
+        more = 1 + next((view.in_flight for view in views if view.name == server.name), 0)
+        server.trial_slots = more if server.slots is None else min(more, server.slots)
         self.apply()
 
     def pause(self, name: str, seconds: float) -> None:
@@ -192,11 +196,12 @@ class Pool:
         self.dialect, self.known = spoken[0] if spoken else TGI, bool(spoken)
         self.spoken = tuple({dialect.name for dialect in spoken}) if len(spoken) == len(self.servers) else tuple(DIALECTS)
         working = [server for server in self.servers.values() if server.breaker.circuit is not Circuit.OPEN]
-        # one that has not told how many requests it takes would be given all there are
+        # one that has not told how many requests it takes would be given all there are, while another works that has
         told = [server for server in working if server.found is not None or server.config.slots is not None]
-        usable = told or working or list(self.servers.values())
+        sure = any(server.breaker.circuit is Circuit.CLOSED for server in told)
+        usable = (told if sure else working) or list(self.servers.values())
         for server in self.servers.values():
-            trial = server.breaker.circuit is Circuit.HALF_OPEN and len(usable) > 1
+            trial = server.breaker.circuit is Circuit.HALF_OPEN and len(working) > 1
             healthy = server in usable and not server.paused_until
             self.scheduler.set_server(server.name, healthy=healthy, slots=server.trial_slots if trial else server.slots)
 

@@ -97,7 +97,7 @@ class Forward:
     def _say_refused(self, call: Call, refusal: Refusal) -> None:
         self.counts.refused += 1
         self.on_refusal(refusal.kind)
-        log.info("request %s refused: %d %s (%s %s)", call.id, refusal.status, refusal.text, call.method, call.path)
+        log.info("request %s refused: %d %s (%s %r)", call.id, refusal.status, refusal.text, call.method, call.path)
 
     # --- who comes in, and where to -------------------------------------------------------------------------------
 
@@ -138,8 +138,10 @@ class Forward:
         """
         limits = self.config.limits
         keyless = call.authenticated and not call.tenant.name  # let in without a key, for what needs no body
-        limit = 0 if keyless else limits.body_bytes
+        limit = limits.body_bytes
         length = call.headers.get(b"content-length", b"")
+        if keyless and (length not in (b"", b"0") or b"transfer-encoding" in call.headers):
+            raise Refusal(401, "unauthorized", "a valid API key is needed to send a body")
         if length.isdigit() and int(length) > limit:
             raise _too_large(limit)
         chunks, more = [], True

@@ -155,10 +155,13 @@ class Generation:
                 waiting = replace(waiting, server=_another(pool, not_reached, missed))
                 self._retry("unreachable")
             except Busy as busy:
-                if pool.scheduler.clock() + busy.pause_s >= give_up_at:
+                pool.pause(leaving.server, busy.pause_s)
+                now = pool.scheduler.clock()
+                alone = not any(view.healthy for view in pool.scheduler.room.server_views())
+                if now >= give_up_at or (alone and now + busy.pause_s >= give_up_at):
                     await _pass_on(call, busy)
                     return
-                pool.pause(leaving.server, busy.pause_s)
+                waiting = replace(waiting, server=self._kept(ask))
                 self._retry("busy")
             pool.scheduler.ended(call.id)
             entry.released_at = None
@@ -185,6 +188,9 @@ class Generation:
             raise self._refusal(refused.outcome) from None
         finally:
             self.admission.end_wait(call.tenant)
+        if not entry.server:
+            entry.held_s = leaving.held_s  # of the first wait; later ones hold nobody
+        entry.queued_s += leaving.queued_s
         self._leave(call.pool, entry, leaving)
         return leaving
 
@@ -208,8 +214,6 @@ class Generation:
 
     def _leave(self, pool: Pool, entry: Entry, leaving: Leaving) -> None:
         entry.server, entry.outcome, entry.policy = leaving.server, leaving.outcome, pool.scheduler.strategy.policy_name
-        entry.held_s += leaving.held_s
-        entry.queued_s += leaving.queued_s
         entry.released_at = pool.scheduler.clock()
         self.on_release(entry)
 
@@ -246,10 +250,14 @@ def _another(pool: Pool, not_reached: set[str], missed: NotReached) -> str:
     Raises:
         Refusal: none is left to try.
     """
-    left = [server for server in pool.servers.values() if server.name not in not_reached]
-    if not left:
+    left = {server.name: server for server in pool.servers.values() if server.name not in not_reached}
+    if any(server.breaker.circuit is not Circuit.OPEN for server in left.values()):
+        return ""
+    free = (view.name for view in pool.scheduler.room.server_views() if view.name in left and view.free >= 1)
+    name = next(free, None)
+    if name is None:
         raise _unreachable(missed) from missed
-    return "" if any(server.breaker.circuit is not Circuit.OPEN for server in left) else left[0].name
+    return name
 
 
 async def _pass_on(call: Call, busy: Busy) -> None:

@@ -63,6 +63,7 @@ def bounded(limits: Limits) -> type[HttpToolsProtocol]:
         _timed: str | None = None  # what `_timer` is for
         _timer: asyncio.TimerHandle | None = None  # runs while the rest of a head or a body is awaited
         _trailer_bytes = 0
+        _got_body = False
         _stall_timer: asyncio.TimerHandle | None = None
         _data = b""  # what came last
         _offered: bytes | None = None  # another protocol, by the latest request
@@ -86,13 +87,17 @@ def bounded(limits: Limits) -> type[HttpToolsProtocol]:
             super().connection_lost(exc)
 
         def data_received(self, data: bytes) -> None:
-            before = self._reading
+            before, self._got_body = self._reading, False
             self._data = data
             super().data_received(data)
             if self._reading == "head" == before:
                 self._head_bytes += len(data)
                 if self._head_bytes > limits.header_bytes:
                     self._refuse(TOO_LARGE)
+            elif self._reading == "body" == before and not self._got_body:
+                self._trailer_bytes += len(data)  # or what stands between chunks
+                if self._trailer_bytes > limits.header_bytes:
+                    self.transport.abort()
             elif self._reading is None and self._idle and self.timeout_keep_alive_task is None:
                 # what came was no head, but stopped the server's timer
                 self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
@@ -116,13 +121,15 @@ def bounded(limits: Limits) -> type[HttpToolsProtocol]:
                 self._head_bytes = 0
             self._reading = "head"
 
+        def on_body(self, body: bytes) -> None:
+            self._got_body, self._trailer_bytes = True, 0
+            super().on_body(body)
+
         def on_header(self, name: bytes, value: bytes) -> None:
             if self._reading != "body":
                 super().on_header(name, value)
                 return
-            self._trailer_bytes += len(name) + len(value)  # of a trailer, which is not passed on
-            if self._trailer_bytes > limits.header_bytes:
-                self.transport.abort()
+            # a trailer, which is not passed on
 
         def on_headers_complete(self) -> None:
             self._offered = self._get_upgrade() if self.parser.should_upgrade() else None

@@ -40,16 +40,15 @@ class Passing:
     def _candidates(self, call: Call) -> list[tuple[Pool, Server]]:
         """The server for what is not scheduled, and who takes its place if it cannot be reached.
 
-        A stored thing is on one server only. What names no model may be asked of any group.
+        A stored thing is on one server only. What is only read, and names no model, may be asked of another group, too.
         """
         kept = self.fleet.keeper(call.dialect.stored(call.path))
         if kept is not None:
             return [kept]
         pools = [call.pool]
-        if call.pool is self.fleet.default and not model_in(call.body):
+        if call.pool is self.fleet.default and call.method in ("GET", "HEAD", "OPTIONS"):
             pools += [pool for pool in self.fleet.pools.values() if pool is not call.pool]
-        fixed = [(pool, pool.fixed) for pool in pools]
-        return fixed + [(pool, server) for pool in pools for server in pool.servers.values() if (pool, server) not in fixed]
+        return [(pool, server) for pool in pools for server in sorted(pool.servers.values(), key=lambda s: s is not pool.fixed)]
 
 
 def model_in(body: bytes | None) -> str:

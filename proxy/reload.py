@@ -114,6 +114,9 @@ def _place(
         if anew is not None:
             app.run(_close_unused(old, was_in), "paceline-close")
             anew.found, anew.breaker, anew.ask_again = old.found, old.breaker, old.ask_again
+            anew.paused_until, anew.trial_slots = old.paused_until, old.trial_slots
+    if old is not None and (key, upstream.dialect, config.dialect) != (old.key, old.config.dialect, old.told):
+        server.ask_again = True
     server.config, server.told = upstream, config.dialect
     server.breaker.health = config.health
     server.use_key(key)
@@ -141,8 +144,10 @@ def _remove(app: App, server: Server, former: Mapping[str, Pool]) -> None:
 
 async def _close_unused(server: Server, pool: Pool) -> None:
     """Close a server's connections once nobody uses them, or can still come to."""
-    await asyncio.sleep(0.1)  # who has just been given a slot is on the way
     room = pool.scheduler.room
-    while server.in_use or (pool.servers.get(server.name) is server and (room.held or room.ready)):
-        await asyncio.sleep(0.1)
-    await server.close()
+    try:
+        await asyncio.sleep(0.1)  # who has just been given a slot is on the way
+        while server.in_use or (pool.servers.get(server.name) is server and (room.held or room.ready or room.in_flight)):
+            await asyncio.sleep(0.1)
+    finally:
+        await server.close()

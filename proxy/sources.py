@@ -186,14 +186,15 @@ def _check_upstreams(config: Config, environ: Mapping[str, str]) -> None:
         if upstream.key_file and upstream.key_env:
             raise ValueError(f"{upstream.url}: key_file and key_env are two places for one key")
         try:
-            ssl.create_default_context(cafile=upstream.ca_file)
+            _ = upstream.ca_file and ssl.create_default_context(cafile=upstream.ca_file)
         except OSError as error:
             raise ValueError(f"{upstream.url}: ca_file {upstream.ca_file} holds no certificates: {error}") from error
         key_of(upstream, environ)
 
 
 def _check_ports(config: Config) -> None:
-    if config.port == config.admin_port != 0:
+    hosts = {config.host, config.admin_host}
+    if config.port == config.admin_port != 0 and (len(hosts) == 1 or hosts & {"0.0.0.0", "::", ""}):
         raise ValueError(f"{config.port} is the admin port, too")
 
 
@@ -202,10 +203,6 @@ def _check_models(config: Config) -> None:
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"{name} is named more than once")
-    routed = {config.groups()[0], *(model.group for model in config.models)}
-    for group in config.groups():
-        if group not in routed:
-            raise ValueError(f"nothing goes to the upstreams of group {group!r}: [[models]] says what does")
     for model in config.models:
         if model.group not in config.groups():
             raise ValueError(f"{model.name}: no upstream is of group {model.group!r}; groups are {', '.join(config.groups())}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -481,3 +482,23 @@ async def test_an_offer_of_http_2_is_declined_by_going_on() -> None:
             assert head.startswith(b"HTTP/1.1 200")
             assert await asyncio.wait_for(peer.reader.readexactly(len(BODY)), 2) == BODY
         assert kept(on.plane.fleet.default.fixed.client) == 1
+
+
+async def test_a_trailer_without_end_is_cut_off() -> None:
+    async with stage(answers(OK), **{"limits.header_bytes": 4096}) as on:
+        host, port = on.address.split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"POST /generate HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\nx: ")
+        with suppress(ConnectionError):
+            for _ in range(1000):
+                writer.write(b"y" * 1000)
+                await writer.drain()
+                await asyncio.sleep(0)
+                if reader.at_eof():
+                    break
+        with suppress(ConnectionError):
+            assert await asyncio.wait_for(reader.read(), 5) == b""
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+        assert on.server.made == 0

@@ -191,7 +191,7 @@ async def test_a_burst_is_queued_in_front_of_few_slots_and_none_is_refused() -> 
 async def test_who_comes_in_without_a_key_brings_no_body() -> None:
     async with upstream(answer_plain) as server:
         async with data_plane(server.address, tenants=TENANTS, **{"auth.required": True}) as plane:
-            assert await status_of(plane, path="/health", body=b"x" * 1000) == b"413"
+            assert await status_of(plane, path="/health", body=b"x" * 1000) == b"401"
             assert plane.forward.admission.total.bytes == 0
 
 
@@ -217,3 +217,14 @@ async def test_a_key_is_not_passed_on_by_a_configuration_that_came_while_it_wait
             second.cancel()
             await asyncio.gather(first, second, return_exceptions=True)
     assert not any(RED.encode() in seen.head for seen in server.seen)
+
+
+async def test_nobody_uses_the_share_of_a_tenant_whose_key_he_does_not_show() -> None:
+    flags: dict[str, Any] = {"tenants": TENANTS, "policy.name": "window", "policy.params.every_s": 60.0}
+    async with upstream(answer_plain) as server, data_plane(server.address, **flags) as plane:
+        headers = ("x-gateway-inference-fairness-id: red", "x-paceline-max-hold: 2")
+        task = asyncio.create_task(exchange(plane.address, post("/generate", BODY, *headers)))
+        await waiting(plane, 1)
+        assert [one.tenant for one in plane.scheduler.room._held] == [""]
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)

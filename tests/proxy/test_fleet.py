@@ -429,3 +429,50 @@ async def test_errors_tell_clients_no_address_and_logs_no_query(caplog: pytest.L
         answer = await exchange(plane.address, post("/generate?key=secret"))
         assert b"127.0.0.1" not in answer
         assert "secret" not in caplog.text
+
+
+async def test_a_health_route_that_drips_is_no_health_and_holds_up_nobody() -> None:
+    async def script(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        if b"/health" not in seen.head:
+            return await answers(b"{}", b"404 No")(seen, writer)
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n")
+        while not seen.closed.is_set():
+            writer.write(b"x")
+            await asyncio.sleep(0.05)
+        return None
+
+    limits = {"health.every_s": 0.1, "health.timeout_s": 0.2, "health.failures": 1, "health.open_s": 0.1}
+    async with upstream(script) as one, upstream(answers(b"b")) as two:
+        async with data_plane(one.address, two.address, dialect="vllm", **limits) as plane, checked(plane):
+            await settled(lambda: circuits(plane.pool)[0] == "open")
+
+
+async def test_requests_that_go_well_clear_checks_that_did_not() -> None:
+    async with upstream(answers(b"x")) as one, data_plane(one.address, **{"health.failures": 2}) as plane:
+        for _ in range(4):
+            plane.pool.failed(next(iter(plane.pool.servers)), by_check=True)
+            await body_of(plane)
+        assert circuits(plane.pool) == ["closed"]
+
+
+async def test_while_one_server_is_busy_another_is_asked() -> None:
+    async def busy(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 429 Busy\r\nretry-after: 5\r\ncontent-length: 0\r\n\r\n")
+
+    async with upstream(busy) as one, upstream(answers(b"b")) as two:
+        async with data_plane(one.address, two.address, busy="wait", **{"queue.timeout_s": 3.0}) as plane:
+            assert [await body_of(plane) for _ in range(3)] == [b"b"] * 3
+            assert len(one.seen) == 1
+            entry = next(iter(plane.ledger._ended.values()))
+            assert entry.held_s + entry.queued_s < 1
+
+
+async def test_an_unknown_server_that_works_goes_on_while_a_told_one_is_tried() -> None:
+    async with upstream(answers(b"a")) as one, upstream(answers(b"b")) as two:
+        servers = [{"url": f"http://{one.address}", "slots": 4}, {"url": f"http://{two.address}"}]
+        async with data_plane(upstreams=servers) as plane:
+            told = next(iter(plane.pool.servers.values()))
+            plane.pool.failed(told.name, surely=True)
+            plane.pool.try_again(told)
+            assert [view.healthy for view in plane.scheduler.room.server_views()] == [True, True]
+            assert plane.scheduler.room.server_views()[0].slots == 1

@@ -214,3 +214,16 @@ async def test_a_request_whose_body_is_still_coming_meets_the_new_configuration(
             assert split(await asyncio.wait_for(reader.read(), 5))[2] == b"new"
             writer.close()
             await writer.wait_closed()
+
+
+async def test_a_server_with_another_key_is_asked_again_what_it_is(tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_text("wrong")
+    async with upstream(answers(b"x")) as server:
+        servers = [{"url": url_of(server), "key_file": str(key)}]
+        async with proxy(upstreams=servers) as (app, _):
+            one = next(app.fleet.servers)
+            one.ask_again = False
+            key.write_text("right")
+            reload(app, configured(upstreams=servers))
+            assert one.ask_again
