@@ -33,8 +33,9 @@ what does not fit together;
     max_s = 30.0
 
 SIGHUP and `POST /reload` on the admin port read all of it again, and put all of it or nothing in force, without dropping a
-request. What needs a restart is refused there by name: `host`, `port`, `admin_host`, `admin_port`, `energy`, and of `limits`
-all but `body_bytes`. `paceline.config.generation` tells which is in force, by a digest.
+request. What needs a restart is refused there by name: `host`, `port`, `admin_host`, `admin_port`, `ledger`, `energy` but
+for `energy.carbon` and `energy.price`, and of `limits` all but `body_bytes`. `paceline.config.generation` tells which is in
+force, by a digest.
 
 """
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
@@ -19,7 +20,10 @@ from proxy.breaker import Circuit
 from proxy.config import Config, Named
 from proxy.fleet import Pool
 from proxy.reload import reload
+from proxy.selftest import selftest
 from proxy.sources import ConfigError
+from telemetry.records import tell
+from telemetry.usage import KEYS, RULES
 
 
 class Change(BaseModel):
@@ -75,13 +79,26 @@ def create_admin(app: App, read: Callable[[], Config] | None = None) -> FastAPI:
             raise HTTPException(425, f"settled until {app.energy.settled_until_s}")
         return window
 
+    @api.get("/selftest")
+    async def selftest_now() -> dict[str, Any]:
+        """Whether the energy that is told can be believed: checks, and the worst of their verdicts."""
+        return selftest(app.energy, app.forward.model, app.fleet.default.scheduler.clock())
+
     @api.get("/requests/{id}")
     async def request(id: str) -> dict[str, object]:
         """One request, by its `x-paceline-request-id`; its energy is final about 200 ms after its end."""
         entry = app.ledger.get(id)
         if entry is None:
             raise HTTPException(404, "no such request, or too long ago")
-        return entry.as_json()
+        return tell(entry, app.factors)
+
+    @api.get("/usage")
+    async def usage(by: str = ",".join(KEYS)) -> dict[str, Any]:
+        """Totals since the start, by any of tenant, model, policy and tier."""
+        keys = list(dict.fromkeys(key for key in by.split(",") if key))
+        if unknown := [key for key in keys if key not in KEYS]:
+            raise HTTPException(422, f"by: {', '.join(unknown)}: no such key; they are {', '.join(KEYS)}")
+        return describe_usage(app, keys)
 
     @api.get("/policy")
     async def policy() -> dict[str, Any]:
@@ -141,6 +158,21 @@ def describe(app: App) -> dict[str, Any]:
         "outcomes": {str(outcome): sum(scheduler.outcomes[outcome] for scheduler in schedulers) for outcome in Outcome},
         "requests": {"open": forward.open, "body_bytes": forward.admission.total.bytes, **asdict(forward.counts)},
         "energy": app.energy.describe(now_s) if app.energy is not None else None,
+    }
+
+
+def describe_usage(app: App, keys: Sequence[str]) -> dict[str, Any]:
+    """The answer of `/usage`."""
+    domains = app.energy.totals() if app.energy is not None else []
+    return {
+        "since_unix_s": app.usage.since_unix_s,
+        "until_unix_s": time.time(),
+        "by": keys,
+        "open": sum(1 for _ in app.ledger.open_entries()),
+        "settling": len(app.settling),
+        "groups": app.usage.by(keys),
+        "energy": app.usage.domains(domains),
+        "rules": RULES,
     }
 
 

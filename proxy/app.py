@@ -9,19 +9,29 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from pathlib import Path
 
 from policies.base import Outcome
+from proxy import selftest
 from proxy.checks import Checks
 from proxy.config import Config
-from proxy.energy import Energy, create_energy
+from proxy.energy import Energy
 from proxy.fleet import Fleet, Pool, create_fleet
 from proxy.forward import Forward
+from proxy.metering import create_energy
+from telemetry.factors import Factors
 from telemetry.gauges import ConfigVersion, Gauges, ServerGauge
+from telemetry.jsonl import JsonLines
 from telemetry.ledger import Entry, Ledger
+from telemetry.ledger_files import File, LedgerFiles
 from telemetry.otel import Telemetry
+from telemetry.records import factors_of
 from telemetry.snapshot import UNKNOWN, Snapshot
+from telemetry.usage import Usage
 
 log = logging.getLogger("paceline.app")
+
+SETTLE_WITHIN_S = 2.0  # at the end, for the joules of the last requests
 
 
 @dataclass(slots=True)
@@ -36,6 +46,10 @@ class App:
     checks: Checks
     energy: Energy | None  # None: there is no meter, so energy is unknown
     telemetry: Telemetry
+    factors: Factors
+    files: LedgerFiles | None  # None: nobody asked for files of the ledger
+    usage: Usage = field(default_factory=Usage)
+    settling: dict[str, Entry] = field(default_factory=dict)  # ended, and their joules are not final
     generation: int = 1  # of the configuration; one more with each reload
     _background: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -44,6 +58,9 @@ class App:
         await self.checks.start()
         if self.energy is not None:
             self.run(self.energy.run(), "paceline-energy")
+            self.run(selftest.at_start(self.energy, self.forward.model), "paceline-selftest")
+        if self.files is not None:
+            self.files.start()
 
     def run(self, coroutine: object, name: str) -> None:
         """Something in the background, until it ends or the proxy does."""
@@ -54,6 +71,7 @@ class App:
     def drain(self) -> None:
         """Whoever waits leaves now, or is refused; the admin port says not ready."""
         self.forward.draining = True
+        self.forward.generation.delivery.close()
         for pool in self.fleet.pools.values():
             pool.scheduler.drain()
             if self.config.drain.waiting == "refuse":
@@ -68,15 +86,37 @@ class App:
     async def stop(self) -> None:
         """Give everything back, after the data port has closed."""
         await self.checks.stop()
+        if self.files is not None:
+            await self._settled()
         for task in list(self._background):
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
         if self.energy is not None:
             self.energy.close()
+        if self.files is not None:
+            for entry in self.settling.values():  # without knowing all of their joules
+                self.files.put(entry, self.factors)
+            await asyncio.to_thread(self.files.close)
         for server in self.fleet.servers:
             await server.close()
         await asyncio.to_thread(self.telemetry.shutdown)
+
+    async def _settled(self) -> None:
+        """The joules of the requests that have just ended are final, unless their meter is slow."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SETTLE_WITHIN_S):
+                while self.settling:
+                    await asyncio.sleep(0.05)
+
+    def final(self, entry: Entry) -> None:
+        """No more will be known of a request's joules."""
+        self.settling.pop(entry.id, None)
+        self.forward.generation.delivery.settled(entry)
+        self.telemetry.request_final(entry)
+        self.usage.add(entry, factors_of(entry, self.factors))
+        if self.files is not None:
+            self.files.put(entry, self.factors)
 
     def tell(self, pool: Pool) -> None:
         """Telemetry is told what a pool's room does."""
@@ -87,7 +127,9 @@ class App:
         scheduler.on_tick = telemetry.tick
 
     def observe(self, snapshot: Snapshot) -> None:
-        """The meters have new readings."""
+        """The meters have new readings, and what they counted has been settled."""
+        if self.energy is not None:
+            self.usage.settled(self.energy.totals(), self.factors.at(time.time()))
         for pool in self.fleet.pools.values():
             pool.scheduler.observe(snapshot)
 
@@ -101,9 +143,10 @@ def create_app(config: Config, environ: Mapping[str, str]) -> App:
     """
     model, ledger, fleet = config.step_model(), Ledger(), create_fleet(config, environ)
     forward = Forward(config, fleet, ledger, model)
-    energy = create_energy(config, model)
+    energy = create_energy(config, model, environ)
     telemetry = Telemetry.start(lambda: _gauges(app), environ, version=version("paceline"))
-    app = App(config, environ, ledger, fleet, forward, Checks(config, fleet), energy, telemetry)
+    factors, files = config.energy.factors(), create_files(config)
+    app = App(config, environ, ledger, fleet, forward, Checks(config, fleet), energy, telemetry, factors, files)
     for pool in fleet.pools.values():
         app.tell(pool)
     _connect(app)
@@ -118,7 +161,9 @@ def _connect(app: App) -> None:
         telemetry.request_ended(entry)
         if energy is None or not energy.covers(entry):
             entry.tokens.clear()  # nobody will settle them
-            telemetry.request_final(entry)
+            app.final(entry)
+        elif not entry.energy.final:
+            app.settling[entry.id] = entry
 
     # later, so that no response waits for its own statistics
     generation.on_end = lambda entry: later(ended, entry)
@@ -127,8 +172,26 @@ def _connect(app: App) -> None:
     if energy is not None:
         generation.on_release = energy.join
         generation.on_return = energy.leave
-        energy.on_final = telemetry.request_final
+        energy.on_final = app.final
+        generation.delivery.covers = energy.covers
         energy.on_reading = app.observe
+
+
+def create_files(config: Config) -> LedgerFiles | None:
+    """The files of the ledger, where the configuration asks for them."""
+    ledger = config.ledger
+    if ledger.path is None:
+        return None
+    create = _new_file(ledger.format)
+    return LedgerFiles(Path(ledger.path), create, ledger.format, ledger.rotate_bytes, ledger.rotate_s, ledger.keep)
+
+
+def _new_file(format: str) -> Callable[[Path], File]:
+    if format == "jsonl":
+        return JsonLines
+    from telemetry.parquet import ParquetFile  # optional, and slow to import
+
+    return ParquetFile
 
 
 def later(tell: Callable[[Entry], None], entry: Entry) -> None:
@@ -153,4 +216,5 @@ def _gauges(app: App) -> Gauges:
         telemetry=energy.snapshot() if energy is not None else UNKNOWN,
         domains=energy.totals() if energy is not None else (),
         config=ConfigVersion(app.generation, app.config.digest()),
+        ledger_dropped=app.files.dropped if app.files is not None else None,
     )

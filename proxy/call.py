@@ -12,9 +12,10 @@ from proxy.admission import CREDENTIALS, NOBODY, Refusal
 from proxy.config import Tenant
 from proxy.dialects import Dialect
 from proxy.dialects.base import Ask
-from proxy.wire import Presence, Scope, Send, end_to_end
+from proxy.wire import ENERGY, Presence, Scope, Send, end_to_end
 
 if TYPE_CHECKING:
+    from proxy.delivery import HeldAnswer, HeldStream
     from proxy.fleet import Pool, Server
     from telemetry.ledger import Entry
 
@@ -37,6 +38,8 @@ class Call:
     rewritten: bool = False  # the body is not the client's any more
     started: bool = False  # the head of an answer is out
     complete: bool = False  # the answer's end was seen in it
+    awaits_energy: bool = False  # its client asked to get its joules with the answer
+    held: HeldAnswer | HeldStream | None = None  # what is left of the answer for when they are known
     cut: bool = False  # the proxy closes, and waits no longer for it
     task: asyncio.Task[None] | None = None
     headers: dict[bytes, bytes] = field(init=False)  # by lower-case name, until all that is told by them is known
@@ -67,12 +70,12 @@ class Call:
         Args:
             server: which it goes to.
             body: what goes up, ours or the client's.
-            identity: the answer must come unencoded, for something is to be taken out of it.
+            identity: the answer must come unencoded, for it is to be changed.
         """
         credentials = CREDENTIALS if self.authenticated or server.key else ()
         changed = (b"content-length",) if self.rewritten or body is not self.body else ()
         encoding = (b"accept-encoding",) if identity else ()
-        headers = end_to_end(self.scope["headers"], b"host", *credentials, *changed, *encoding)
+        headers = end_to_end(self.scope["headers"], b"host", ENERGY, *credentials, *changed, *encoding)
         if changed and body is not None:
             headers.append((b"content-length", str(len(body)).encode()))
         if server.key:

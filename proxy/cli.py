@@ -11,7 +11,9 @@ COMMANDS = {
     "serve": "proxy.serve:command",
     "demo": "bench.demo:command",
     "engine": "bench.engine.server:command",
+    "meter": "proxy.meter:command",
     "load": "bench.load:command",
+    "calibrate": "bench.calibrate:command",
     "key": "proxy.keys:command",
 }
 

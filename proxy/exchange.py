@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from proxy.admission import Refusal
 from proxy.call import Call
 from proxy.config import Config
+from proxy.delivery import Reason, Told, hold_answer, hold_stream
 from proxy.dialects.base import Injected
 from proxy.dialects.events import EventSplitter
 from proxy.fleet import Fleet, Server
 from proxy.upstream import Answer, Headers, Unreachable, UpstreamError
-from proxy.watch import watcher
-from proxy.wire import ClientGone, end_to_end, url
+from proxy.watch import can_be_changed, watcher
+from proxy.wire import OURS, ClientGone, end_to_end, url
 
 log = logging.getLogger("paceline.exchange")
 
@@ -47,7 +48,7 @@ class Busy(TryAgain):
 
     @property
     def end_to_end(self) -> list[tuple[bytes, bytes]]:
-        return end_to_end(self.headers, b"x-paceline-request-id")
+        return end_to_end(self.headers, *OURS)
 
     @property
     def pause_s(self) -> float:
@@ -106,7 +107,7 @@ class Exchange:
 
     async def _open(self, call: Call, server: Server, injected: Injected | None) -> Answer:
         body = call.body if injected is None else injected.body
-        headers = call.headers_for(server, body, identity=injected is not None)
+        headers = call.headers_for(server, body, identity=injected is not None or call.awaits_energy)
         try:
             answer = await server.client.open(call.method, url(server.base_url, call.scope), headers, body)
         except Unreachable as error:
@@ -131,7 +132,16 @@ class Exchange:
         strip = _stripper(answer, injected)
         if answer.status in (204, 304):
             call.scope["method"] = "HEAD"  # else our HTTP server waits for the octets that a content-length speaks of
-        await call.start(answer.status, end_to_end(answer.headers, b"x-paceline-request-id"))
+        headers = end_to_end(answer.headers, *OURS)
+        if call.awaits_energy and answer.status == 200 and call.ask is not None:
+            if can_be_changed(answer):
+                await hold_stream(call, answer, watch, strip, (server.dialect or call.dialect).read_event)
+                return
+            if not call.ask.streamed:
+                await hold_answer(call, answer, watch)
+                return
+            headers.append(Told(reason=Reason.UNREADABLE).as_header())
+        await call.start(answer.status, headers)
         try:
             while chunk := await answer.next():
                 watch(chunk)
@@ -146,12 +156,7 @@ class Exchange:
 
 def _stripper(answer: Answer, injected: Injected | None) -> Callable[[bytes], bytes] | None:
     """What takes out of a stream what would not be in it without injection; the empty chunk is the end."""
-    if injected is None or answer.status != 200:
-        return None
-    headers = {name.lower(): value for name, value in answer.headers}
-    if not headers.get(b"content-type", b"").startswith(b"text/event-stream"):
-        return None
-    if b"content-length" in headers or headers.get(b"content-encoding", b"identity") != b"identity":
+    if injected is None or not can_be_changed(answer):
         return None
     splitter, strip = EventSplitter(), injected.strip
 

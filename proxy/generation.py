@@ -15,11 +15,12 @@ from proxy.agreement import PRIORITIES, slack_s, tier_of
 from proxy.breaker import Circuit
 from proxy.call import Call
 from proxy.config import Config
+from proxy.delivery import Delivery
 from proxy.dialects.base import Ask
 from proxy.exchange import DID_NOT_ANSWER, Busy, Exchange, NotReached, TryAgain
 from proxy.fleet import Fleet, Pool
 from proxy.scheduler import Refused
-from proxy.wire import ClientGone
+from proxy.wire import ENERGY, ClientGone
 from telemetry.cost import StepModel
 from telemetry.ledger import Entry, Ledger
 
@@ -47,6 +48,7 @@ class Generation:
         on_return: told of each that its server did not take, and that waits again.
         on_end: told of each that has ended, however.
         on_retry: told why one waits again.
+        delivery: those that have ended, and whose clients wait for their joules.
     """
 
     config: Config
@@ -60,6 +62,7 @@ class Generation:
     on_end: Callable[[Entry], None] = lambda entry: None
     on_retry: Callable[[str], None] = lambda reason: None
     counts: Counts = field(default_factory=Counts)
+    delivery: Delivery = field(default_factory=Delivery)
 
     async def run(self, call: Call, ask: Ask) -> None:
         scheduler = call.pool.scheduler
@@ -89,6 +92,8 @@ class Generation:
             self.ledger.close(entry, scheduler.clock())
             self._count(entry)
             self.on_end(entry)
+        if call.held is not None:  # the server's part is over, and what is left is between the client and us
+            await call.held.send(call, await self.delivery.told(entry, self.config.energy.wait_s))
 
     def _entry(self, call: Call, ask: Ask) -> Entry:
         return Entry(
@@ -106,6 +111,7 @@ class Generation:
             prompt_tokens=ask.prompt_tokens,
             prompt_estimated=ask.prompt_estimated,
             max_new_tokens=ask.max_new_tokens,
+            sequences=ask.sequences,
         )
 
     def _waiting(self, call: Call, ask: Ask, entry: Entry) -> Waiting:
@@ -134,6 +140,7 @@ class Generation:
             Refusal: there was none in time, or none answered.
         """
         waiting, pool = self._waiting(call, ask, entry), call.pool
+        call.awaits_energy = call.headers.get(ENERGY, b"").lower() == b"wait"
         call.headers.clear()  # they are read; ten thousand may wait
         not_reached: set[str] = set()
         give_up_at = float("inf")

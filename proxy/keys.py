@@ -6,10 +6,20 @@ import hashlib
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Protocol
 
 import click
 
-from proxy.config import Upstream
+
+class Shown(Protocol):
+    """Something that is shown a key."""
+
+    @property
+    def url(self) -> str | None: ...
+    @property
+    def key_file(self) -> str | None: ...
+    @property
+    def key_env(self) -> str | None: ...
 
 
 class KeyUnavailable(ValueError):
@@ -25,26 +35,26 @@ def hash_of(key: str | bytes) -> str:
     return hashlib.sha256(key.encode() if isinstance(key, str) else key).hexdigest()
 
 
-def key_of(upstream: Upstream, environ: Mapping[str, str]) -> str:
-    """The key that a server is shown, from its file or variable; empty when it has none.
+def key_of(shown: Shown, environ: Mapping[str, str]) -> str:
+    """The key that a server or a meter is shown, from its file or variable; empty when it has none.
 
     Raises:
         KeyUnavailable: see there.
     """
-    if upstream.key_file is not None:
+    if shown.key_file is not None:
         try:
-            key = Path(upstream.key_file).read_text().strip()
+            key = Path(shown.key_file).read_text().strip()
         except (OSError, UnicodeDecodeError) as error:
-            raise KeyUnavailable(f"{upstream.url}: key_file {upstream.key_file}: {type(error).__name__}") from error
-        where = f"key_file {upstream.key_file}"
-    elif upstream.key_env is not None:
-        key, where = environ.get(upstream.key_env, "").strip(), f"environment variable {upstream.key_env}"
+            raise KeyUnavailable(f"{shown.url}: key_file {shown.key_file}: {type(error).__name__}") from error
+        where = f"key_file {shown.key_file}"
+    elif shown.key_env is not None:
+        key, where = environ.get(shown.key_env, "").strip(), f"environment variable {shown.key_env}"
     else:
         return ""
     if not key:
-        raise KeyUnavailable(f"{upstream.url}: {where} holds no key")
+        raise KeyUnavailable(f"{shown.url}: {where} holds no key")
     if not key.isascii() or not key.isprintable():
-        raise KeyUnavailable(f"{upstream.url}: {where} holds more than one line, or no plain text")
+        raise KeyUnavailable(f"{shown.url}: {where} holds more than one line, or no plain text")
     return key
 
 

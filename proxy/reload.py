@@ -11,11 +11,13 @@ from proxy.config import Config, Upstream
 from proxy.fleet import Pool, Server, connect, create_pool
 from proxy.keys import key_of
 from proxy.sources import ConfigError
+from telemetry.factors import Factors
 
 log = logging.getLogger("paceline.reload")
 
 # what is built in when the process starts
-FIXED = ("host", "port", "admin_host", "admin_port", "energy")
+FIXED = ("host", "port", "admin_host", "admin_port", "ledger")
+NOT_FIXED_ENERGY = {"carbon", "price"}
 FIXED_LIMITS = (
     "header_bytes",
     "header_timeout_s",
@@ -35,7 +37,7 @@ def reload(app: App, config: Config) -> None:
         ConfigError: it changes what cannot be changed without a restart; nothing has been changed.
     """
     _check(app.config, config)
-    strategy, model = config.strategy(), config.step_model()
+    strategy, model, factors = config.strategy(), config.step_model(), _factors(config)
     before, fleet = app.config, app.fleet
     former, servers = dict(fleet.pools), {server.name: server for server in fleet.servers}
     made = _connect(app, config, servers)  # whatever can fail has now been done
@@ -52,6 +54,7 @@ def reload(app: App, config: Config) -> None:
             pool.scheduler.use(strategy)
         pool.apply()
     app.forward.use(config, model)
+    app.factors = factors
     app.config = app.checks.config = config
     if app.energy is not None:
         app.energy.serve({upstream.url for upstream in config.upstreams})
@@ -62,9 +65,23 @@ def reload(app: App, config: Config) -> None:
 
 def _check(before: Config, after: Config) -> None:
     fixed = [key for key in FIXED if getattr(before, key) != getattr(after, key)]
+    if before.energy.model_dump(exclude=NOT_FIXED_ENERGY) != after.energy.model_dump(exclude=NOT_FIXED_ENERGY):
+        fixed.append("energy")
     fixed += [f"limits.{key}" for key in FIXED_LIMITS if getattr(before.limits, key) != getattr(after.limits, key)]
     if fixed:
         raise ConfigError(f"{', '.join(fixed)}: cannot be changed without a restart; nothing has been changed")
+
+
+def _factors(config: Config) -> Factors:
+    """What a joule stands for.
+
+    Raises:
+        ConfigError: a file cannot be read.
+    """
+    try:
+        return config.energy.factors()
+    except ValueError as error:
+        raise ConfigError(f"{error}; nothing has been changed") from error
 
 
 def _connect(app: App, config: Config, servers: Mapping[str, Server]) -> dict[str, tuple[Server | None, str]]:

@@ -11,6 +11,7 @@ import re
 import ssl
 import tomllib
 from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,11 @@ def load(file: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any]
         ("policy", lambda: build_policy(config.policy.choice())),
         ("placement", lambda: build_placement(config.placement.choice())),
         ("energy.profile", config.step_model),
+        ("energy.carbon", config.energy.carbon.rate),
+        ("energy.price", config.energy.price.rate),
+        ("ledger", lambda: _check_ledger(config)),
         ("energy.domains", lambda: _check_domains(config)),
+        ("energy", lambda: _check_meter(config, environ)),
         ("upstreams", lambda: _check_upstreams(config, environ)),
         ("models", lambda: _check_models(config)),
         ("port", lambda: _check_ports(config)),
@@ -176,6 +181,24 @@ def _check_domains(config: Config) -> None:
             raise ValueError(f"{url} is no upstream; they are {', '.join(sorted(urls))}")
         if served.count(url) > 1:
             raise ValueError(f"{url} is in more than one domain")
+
+
+def _check_meter(config: Config, environ: Mapping[str, str]) -> None:
+    energy = config.energy
+    named = energy.url or (energy.domains and all(domain.url for domain in energy.domains))
+    if energy.meter in ("prometheus", "paceline") and not named:
+        raise ValueError(f"the meter {energy.meter!r} needs a url")
+    if energy.meter == "replay" and not energy.file:
+        raise ValueError("the meter 'replay' needs the recording's file")
+    key_of(energy, environ)
+
+
+def _check_ledger(config: Config) -> None:
+    ledger = config.ledger
+    if ledger.path is not None and Path(ledger.path).exists() and not Path(ledger.path).is_dir():
+        raise ValueError(f"{ledger.path} is no directory")
+    if ledger.path is not None and ledger.format == "parquet" and find_spec("pyarrow") is None:
+        raise ValueError("format = \"parquet\" needs pyarrow: pip install 'paceline[parquet]'")
 
 
 def _check_upstreams(config: Config, environ: Mapping[str, str]) -> None:

@@ -93,6 +93,7 @@ def _watch_answer(entry: Entry, headers: dict[bytes, bytes], dialect: Dialect, s
         if not chunk:
             body = bytes(copy)
             _use_counts(entry, dialect.read_answer(headers, body))
+            entry.timings = dialect.read_timings(headers, body)
             stored(dialect.read_id(body))
 
     return watch
@@ -104,3 +105,13 @@ def _use_counts(entry: Entry, told: Usage) -> None:
         entry.prompt_tokens, entry.prompt_estimated = told.prompt_tokens, told.estimated
     if told.output_tokens is not None:
         entry.output_tokens, entry.output_estimated = told.output_tokens, told.estimated
+    if told.cached_tokens is not None:
+        entry.cached_tokens = min(told.cached_tokens, entry.prompt_tokens)
+
+
+def can_be_changed(answer: Answer) -> bool:
+    """Whether something may be written into an answer, or taken out: a stream of events, unencoded, of no told length."""
+    headers = {name.lower(): value for name, value in answer.headers}
+    if answer.status != 200 or not headers.get(b"content-type", b"").startswith(b"text/event-stream"):
+        return False
+    return b"content-length" not in headers and headers.get(b"content-encoding", b"identity") == b"identity"

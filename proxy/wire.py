@@ -20,6 +20,10 @@ HOP_BY_HOP = frozenset(
 )
 
 
+ENERGY = b"x-paceline-energy"
+OURS = (b"x-paceline-request-id", ENERGY)  # headers of answers that no server's own may stand beside
+
+
 class ClientGone(Exception):
     """The client closed its connection: there is nobody to answer."""
 

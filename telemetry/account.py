@@ -2,104 +2,45 @@
 
 from __future__ import annotations
 
-from array import array
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from statistics import median
-from typing import overload
 
-from telemetry.attribution import Timeline, settle
+from telemetry.attribution import Settlement, Share, modelled_j, settle, settle_by_time
 from telemetry.cost import StepModel
-from telemetry.ledger import Entry
-from telemetry.snapshot import Interval
+from telemetry.ledger import Energy, Entry
+from telemetry.snapshot import Interval, Scope, Source
+from telemetry.timeline import NOTHING, Done, Timeline, origin, timelines
+from telemetry.totals import History, Totals, at, together
+from telemetry.uncertainty import BLINDNESS, LEAST_BLINDNESS, METER_ERRORS, UNIFORM, Doubt
 
 SETTLE_AFTER_S = 0.2  # by then the tokens of an interval have been seen
 LOST_AFTER_S = 60.0  # a meter that has been silent for so long after a request's end will not tell of it
 CALM_S = 1.0  # a device goes on drawing more for a while after its last request
 QUIET_INTERVALS = 50  # of which idle power is the median
-HISTORY = 36_000  # settlements remembered: an hour of one device
-
-
-@dataclass(frozen=True, slots=True)
-class Totals:
-    """Microjoules since the start, up to an instant; `counted` is the sum of the others."""
-
-    at_s: float = -inf
-    counted_uj: int = 0
-    requests_uj: int = 0
-    idle_uj: int = 0
-    unattributed_uj: int = 0
-
-    def plus(self, at_s: float, requests_uj: int, idle_uj: int, unattributed_uj: int) -> Totals:
-        return Totals(
-            at_s,
-            self.counted_uj + requests_uj + idle_uj + unattributed_uj,
-            self.requests_uj + requests_uj,
-            self.idle_uj + idle_uj,
-            self.unattributed_uj + unattributed_uj,
-        )
-
-    def minus(self, other: Totals) -> Totals:
-        return Totals(
-            self.at_s,
-            self.counted_uj - other.counted_uj,
-            self.requests_uj - other.requests_uj,
-            self.idle_uj - other.idle_uj,
-            self.unattributed_uj - other.unattributed_uj,
-        )
-
-    def towards(self, later: Totals, part: float) -> Totals:
-        """What the totals were `part` of the way to later ones."""
-
-        def between(a: int, b: int) -> int:
-            return a + round((b - a) * part)
-
-        requests = between(self.requests_uj, later.requests_uj)
-        idle = between(self.idle_uj, later.idle_uj)
-        unattributed = between(self.unattributed_uj, later.unattributed_uj)
-        at_s = self.at_s + (later.at_s - self.at_s) * part
-        return Totals(at_s, requests + idle + unattributed, requests, idle, unattributed)
-
-
-class History(Sequence[Totals]):
-    """Totals in order of time, 32 octets each, so that an hour of them is no weight; the oldest are forgotten."""
-
-    def __init__(self) -> None:
-        self._at_s = array("d")
-        self._uj = array("q")  # requests, idle and unattributed, one after the other
-
-    def __len__(self) -> int:
-        return len(self._at_s)
-
-    @overload
-    def __getitem__(self, index: int) -> Totals: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Totals]: ...
-    def __getitem__(self, index: int | slice) -> Totals | list[Totals]:
-        if isinstance(index, slice):
-            return [self[n] for n in range(*index.indices(len(self)))]
-        at = range(len(self))[index]
-        requests, idle, unattributed = self._uj[3 * at : 3 * at + 3]
-        return Totals(self._at_s[at], requests + idle + unattributed, requests, idle, unattributed)
-
-    def append(self, totals: Totals) -> None:
-        self._at_s.append(totals.at_s)
-        self._uj.extend((totals.requests_uj, totals.idle_uj, totals.unattributed_uj))
-        if len(self) > 2 * HISTORY:
-            del self._at_s[:HISTORY]
-            del self._uj[: 3 * HISTORY]
+LEAST_MINUTES = 10  # with quiet in them, of which the least idle power is remembered
+NEIGHBOUR = 1.15  # so many times it: a warm card draws a tenth more, and what draws more than that is somebody else
+SEED_ERROR = 0.1  # relative standard error of a profile's idle power: cards differ, and warm ones draw more
+LEARNT_ERROR = 0.02  # ... and of a learnt one, at the least
 
 
 @dataclass(frozen=True, slots=True)
 class IdlePower:
-    """A device's watts with nobody in flight, and what that is based on: the profile, or seconds of quiet."""
+    """A device's watts with nobody in flight, and what that is based on.
+
+    Attributes:
+        basis: "profile" where nobody has been away yet; "learnt" from seconds of quiet; "least" where the latest quiet draws so
+            much more than others of the last minutes that somebody else must be there.
+        error_w: standard error.
+    """
 
     watts: float
-    basis: str  # "profile" or "learnt"
+    basis: str
     quiet_s: float = 0.0
+    error_w: float = 0.0
 
 
 @dataclass(slots=True)
@@ -107,27 +48,56 @@ class _Device:
     settled_until: float = inf  # before the first interval nothing is owed
     totals: History = field(default_factory=History)
     quiet: deque[Interval] = field(default_factory=lambda: deque(maxlen=QUIET_INTERVALS))
+    least: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=LEAST_MINUTES))  # idle watts, minute by minute
+    counted_uj: int = 0  # all intervals that were handed in and settled
+    fractions: dict[str, float] = field(default_factory=dict)  # who had which part of the latest interval's active energy
+    active_w: float = 0.0  # in the latest interval
 
 
 @dataclass(slots=True)
 class Account:
-    """One set of devices and the servers on them. Everything happens in one thread, and instants are handed in."""
+    """One set of devices and the servers on them. Everything happens in one thread, and instants are handed in.
+
+    Attributes:
+        model: of a step; nothing bounds a host's joules by it.
+        devices: that share the model's cost.
+        scope: GPUs are split by the model, hosts by time.
+        waits_s: a meter that has been silent for so long is not waited for.
+        most_parts: what one settlement may cost, see `attribution.settle`.
+        blindness: relative error of timelines that nobody saw, as it has turned out.
+        modelled_total_j: what the model says of all shares together.
+        conservation_error_uj: what the meters counted, less what requests, idle and unattributed got, each added up apart;
+            anything but 0 is a fault.
+    """
 
     model: StepModel
     devices: int = 1
+    scope: Scope = Scope.GPU
+    waits_s: float = LOST_AFTER_S
+    most_parts: int | None = None
+    blindness: float = BLINDNESS
+    modelled_total_j: float = 0.0
+    conservation_error_uj: int = 0
     _pending: list[Interval] = field(default_factory=list)
     _by_device: dict[str, _Device] = field(default_factory=dict)
     _entries: dict[str, Entry] = field(default_factory=dict)
     _last_busy: float = -inf
-    _blind: dict[str, float] = field(default_factory=dict)  # by id: settled until then without a first token known
+    _done: dict[str, Done] = field(default_factory=dict)  # by id: what has been charged of prompts
+    _charged_uj: dict[str, int] = field(default_factory=dict)  # to requests that are not final
+    _closed_uj: int = 0  # to those that are, or that left
 
     def join(self, entry: Entry) -> None:
         """A request left to one of the domain's servers."""
         self._entries[entry.id] = entry
 
     def leave(self, entry: Entry) -> None:
-        """It went to a server of another domain."""
-        self._entries.pop(entry.id, None)
+        """It went to a server of another domain; what it was charged here stays with it."""
+        if self._entries.pop(entry.id, None) is not None:
+            self._close(entry)
+
+    def holds(self, entry: Entry) -> bool:
+        """Whether more may become known of the request's joules."""
+        return entry.id in self._entries
 
     def add(self, intervals: Sequence[Interval]) -> None:
         """Intervals that the monitor has found, each device's in order of time."""
@@ -139,30 +109,100 @@ class Account:
         if not due:
             return self._give_up(now)
         self._pending = [interval for interval in self._pending if interval.end_s + SETTLE_AFTER_S > now]
-        start_s, end_s = min(interval.start_s for interval in due), max(interval.end_s for interval in due)
-        timelines = [
-            Timeline.of(entry, self.model, self._blind.get(entry.id, -inf))
+        there = self._timelines(min(i.start_s for i in due), max(i.end_s for i in due))
+        for interval in sorted(due, key=lambda interval: interval.end_s):
+            self._settle(interval, there)
+        self._remember(there)
+        final = self._forget()
+        self.conservation_error_uj = self._check()
+        return final + self._give_up(now)
+
+    def modelled_j(self, start_s: float, end_s: float) -> float:
+        """What the model says was used between two instants, idle power included."""
+        active_j = modelled_j(start_s, end_s, self._timelines(start_s, end_s), self.model)
+        return active_j + self.model.idle_power_w * (end_s - start_s)
+
+    def _timelines(self, start_s: float, end_s: float) -> list[Timeline]:
+        there = [
+            entry
             for entry in self._entries.values()
             if entry.released_at is not None and entry.released_at < end_s and (entry.ended_at or inf) > start_s
         ]
-        for interval in sorted(due, key=lambda interval: interval.end_s):
-            self._settle(interval, timelines)
-        return self._forget() + self._give_up(now)
+        return timelines(there, self.model, self._done)
 
     def _settle(self, interval: Interval, timelines: Sequence[Timeline]) -> None:
         device = self._by_device.setdefault(interval.device, _Device())
         self._learn(device, interval, timelines)
-        result = settle(interval, timelines, self.model, self._idle_power(device).watts, devices=self._device_count)
+        idle = self._idle_power(device)
+        if self.scope is Scope.GPU:
+            result = settle(interval, timelines, self.model, idle.watts, devices=self._device_count, most_parts=self.most_parts)
+        else:
+            result = settle_by_time(interval, timelines, self.model, idle.watts)
+        by_id = {timeline.id: timeline for timeline in timelines}
         for id, share in result.shares.items():
-            energy = self._entries[id].energy
-            energy.active_uj += share.active_uj
-            energy.prefill_uj += share.prefill_uj
-            energy.source = interval.source
+            self._charge(interval, by_id[id], share)
+        self._doubt(device, interval, result, by_id, idle)
         requests_uj = sum(share.active_uj for share in result.shares.values())
         if not device.totals:
             device.totals.append(Totals(interval.start_s))
         device.totals.append(device.totals[-1].plus(interval.end_s, requests_uj, result.idle_uj, result.unattributed_uj))
+        device.counted_uj += interval.energy_uj
         device.settled_until = interval.end_s
+
+    def _charge(self, interval: Interval, timeline: Timeline, share: Share) -> None:
+        energy = self._energy(timeline.id)
+        energy.active_uj += share.active_uj
+        energy.prefill_uj += share.prefill_uj
+        energy.tokens_uj += share.tokens_uj
+        energy.time_uj += share.time_uj
+        energy.source = interval.source.weaker(energy.source)
+        self._charged_uj[timeline.id] = self._charged_uj.get(timeline.id, 0) + share.active_uj
+
+    def _energy(self, id: str) -> Energy:
+        entry = self._entries[id]
+        if self.scope is Scope.GPU:
+            return entry.energy
+        if entry.host_energy is None:
+            entry.host_energy = Energy(method="time_equal", scope=Scope.HOST)
+        return entry.host_energy
+
+    def _doubt(
+        self, device: _Device, interval: Interval, result: Settlement, by_id: Mapping[str, Timeline], idle: IdlePower
+    ) -> None:
+        """What this settlement adds to the doubt of all who were there, now or just before."""
+        seconds = max(interval.seconds, 1e-9)
+        active_uj = max(interval.energy_uj - result.idle_uj, 1)
+        active_w, step_s = active_uj / 1e6 / seconds, max(self.model.step_s.base, result.grain_s)
+        fractions = {id: share.active_uj / active_uj for id, share in result.shares.items()}
+        power_w = (device.active_w + active_w) / 2
+        unsure_uj = sum(share.active_uj for id, share in result.shares.items() if by_id[id].blind or by_id[id].guessed)
+        missing_j = result.unattributed_uj / 1e6 / max(unsure_uj, 1)  # for each of their microjoules
+        for id in fractions.keys() | device.fractions.keys():
+            if id in self._entries:
+                moved = fractions.get(id, 0.0) - device.fractions.get(id, 0.0)
+                self._energy(id).doubt.edges_j2 += (power_w * interval.start_edge_s * moved * UNIFORM) ** 2
+        for id, share in result.shares.items():
+            timeline, doubt, part = by_id[id], self._energy(id).doubt, fractions[id]
+            own_w = share.active_uj / 1e6 / max(share.seconds, step_s)
+            if timeline.joined > interval.start_s:
+                doubt.edges_j2 += (own_w * step_s * UNIFORM) ** 2
+            if timeline.left <= interval.end_s:
+                doubt.edges_j2 += (own_w * step_s * UNIFORM) ** 2 + (active_w * interval.end_edge_s * part * UNIFORM) ** 2
+                del fractions[id]
+            _add(doubt, share, self.model)
+            self.modelled_total_j += share.modelled_j
+            doubt.idle_j += idle.error_w * seconds * part
+            doubt.blindness = self.blindness
+            doubt.assumed_prompt += share.prompt_tokens
+            if timeline.blind and timeline.seen is None:
+                doubt.assumed_tokens += share.tokens
+                doubt.unseen_j += (share.active_uj - share.prefill_uj) / 1e6
+            if timeline.blind or timeline.guessed:
+                doubt.missing_j += missing_j * share.active_uj
+            doubt.meter_j += METER_ERRORS.get(interval.source, 0.0) * share.active_uj / 1e6
+            if interval.source is Source.MODELLED:
+                doubt.model_j += self.model.band * share.active_uj / 1e6
+        device.fractions, device.active_w = fractions, active_w
 
     @property
     def _device_count(self) -> int:
@@ -174,38 +214,90 @@ class Account:
             self._last_busy = max(self._last_busy, interval.end_s)
         elif interval.start_s >= self._last_busy + CALM_S:
             device.quiet.append(interval)
+            if len(device.quiet) >= 5:
+                self._note(device, int(interval.end_s // 60), median(quiet.power_w for quiet in device.quiet))
+
+    def _note(self, device: _Device, minute: int, watts: float) -> None:
+        """Remember the least idle power of each of the last minutes that had a quiet time."""
+        if device.least and device.least[-1][0] == minute:
+            device.least[-1] = (minute, min(watts, device.least[-1][1]))
+        else:
+            device.least.append((minute, watts))
 
     def _idle_power(self, device: _Device) -> IdlePower:
         if len(device.quiet) < 5:
-            return IdlePower(self.model.idle_power_w / self._device_count, "profile")
-        watts = median(interval.power_w for interval in device.quiet)
-        return IdlePower(watts, "learnt", sum(interval.seconds for interval in device.quiet))
+            watts = self.model.idle_power_w / self._device_count if self.scope is Scope.GPU else 0.0
+            return IdlePower(watts, "profile" if self.scope is Scope.GPU else "unknown", error_w=SEED_ERROR * watts)
+        powers = sorted(interval.power_w for interval in device.quiet)
+        watts = median(powers)
+        # the middle half of a normal distribution is 1.35 standard deviations wide
+        spread_w = (powers[len(powers) * 3 // 4] - powers[len(powers) // 4]) / 1.35
+        error_w = max(spread_w, LEARNT_ERROR * watts)
+        least_w = min((watts for _, watts in device.least), default=watts)
+        if watts > NEIGHBOUR * max(least_w, self.model.idle_power_w / self._device_count * (self.scope is Scope.GPU)):
+            return IdlePower(least_w, "least", error_w=max(LEARNT_ERROR * least_w, min(spread_w, watts - least_w)))
+        return IdlePower(watts, "learnt", sum(interval.seconds for interval in device.quiet), error_w)
 
     def _forget(self) -> list[Entry]:
         """Requests that no interval to come can touch are final; of the others, settled tokens are dropped."""
         until = self.settled_until
         final = [e for e in self._entries.values() if e.ended_at is not None and e.ended_at <= until]
         for entry in final:
-            entry.energy.final = True
-            entry.tokens.clear()
-            del self._entries[entry.id]
-        for entry in self._entries.values():
+            self._finish(entry)
+        for entry in self._entries.values() if self.scope is Scope.GPU else ():
             settled = bisect_left(entry.tokens, (until, inf))
             entry.settled_tokens += sum(count for _, count in entry.tokens[:settled])
             del entry.tokens[:settled]
-        self._blind = {
-            e.id: until if e.streamed and e.first_token_at is None else self._blind.get(e.id, -inf)
-            for e in self._entries.values()
-        }
+        self._done = {id: done for id, done in self._done.items() if id in self._entries}
         return final
+
+    def _remember(self, there: Sequence[Timeline]) -> None:
+        """What has been charged of prompts that are not through: the rest of them comes later, when more may be known."""
+        until = self.settled_until
+        for timeline in there:
+            done = self._done.get(timeline.id, NOTHING)
+            if timeline.joined < until and done.until < min(until, timeline.first):
+                tokens = done.tokens + timeline.prompt(max(done.until, timeline.joined), until)
+                self._done[timeline.id] = Done(until, tokens)
+
+    def _finish(self, entry: Entry) -> None:
+        energy = self._energy(entry.id)
+        energy.final = True
+        del self._entries[entry.id]
+        self._close(entry)
+        if self.scope is Scope.GPU:
+            energy.timeline = origin(entry)
+            self._doubt_counts(entry, energy.doubt)
+            self._learn_blindness(entry, energy.doubt)
+            entry.tokens.clear()
+
+    def _doubt_counts(self, entry: Entry, doubt: Doubt) -> None:
+        """The prompt was charged as it was taken to be; how long it is, and what of it was cached, may be told at the end."""
+        if not entry.prompt_estimated and not doubt.guess_j:
+            # less than was told is no error: the engine's haste had shown that there was a cache
+            wrong = max(doubt.assumed_prompt - (entry.prompt_tokens - entry.cached_tokens), 0.0)
+            doubt.counts_j += wrong * self.model.step_j.per_prompt_token
+
+    def _learn_blindness(self, entry: Entry, doubt: Doubt) -> None:
+        """A request's token count, told with its answer, says how wrong its timeline was taken to be while it ran."""
+        if doubt.assumed_tokens <= 0 or entry.output_estimated or not entry.output_tokens:
+            return
+        wrong = abs(doubt.assumed_tokens - entry.output_tokens) / max(doubt.assumed_tokens, entry.output_tokens)
+        doubt.counts_j += wrong * doubt.unseen_j
+        self.blindness = max((0.95 * self.blindness**2 + 0.05 * wrong**2) ** 0.5, LEAST_BLINDNESS)
+
+    def _close(self, entry: Entry) -> None:
+        self._closed_uj += self._charged_uj.pop(entry.id, 0)
 
     def _give_up(self, now: float) -> list[Entry]:
         """A meter that stands still must not keep requests for ever: what is known of them is all that will be."""
-        lost = [e for e in self._entries.values() if e.ended_at is not None and e.ended_at + LOST_AFTER_S <= now]
+        lost = [e for e in self._entries.values() if e.ended_at is not None and e.ended_at + self.waits_s <= now]
         for entry in lost:
-            entry.tokens.clear()
-            entry.energy.source = None  # a part of its joules is not its joules
+            self._energy(entry.id).source = None  # a part of its joules is not its joules
             del self._entries[entry.id]
+            self._close(entry)
+            if self.scope is Scope.GPU:
+                entry.tokens.clear()
         return lost
 
     # --- what can be seen ---------------------------------------------------------------------------------------
@@ -219,7 +311,13 @@ class Account:
     def totals(self) -> Totals:
         """All devices since the start."""
         latest = [device.totals[-1] for device in self._by_device.values() if device.totals]
-        return _sum(latest, self.settled_until)
+        return together(latest, self.settled_until)
+
+    def _check(self) -> int:
+        charged_uj = self._closed_uj + sum(self._charged_uj.values())
+        totals = self.totals
+        counted_uj = sum(device.counted_uj for device in self._by_device.values())
+        return counted_uj - charged_uj - totals.idle_uj - totals.unattributed_uj
 
     def idle_powers(self) -> list[IdlePower]:
         return [self._idle_power(device) for device in self._by_device.values()]
@@ -229,29 +327,19 @@ class Account:
         if not self._by_device or until_s > self.settled_until:
             return None
         parts = [
-            _at(device.totals, until_s).minus(_at(device.totals, since_s))
-            for device in self._by_device.values()
-            if device.totals
+            at(device.totals, until_s).minus(at(device.totals, since_s)) for device in self._by_device.values() if device.totals
         ]
-        return _sum(parts, until_s)
+        return together(parts, until_s)
 
 
-def _at(history: Sequence[Totals], at_s: float) -> Totals:
-    """The totals at an instant, between the settlements around it."""
-    after = bisect_left(history, at_s, key=lambda totals: totals.at_s)
-    if after == 0:
-        return history[0]
-    before, later = history[after - 1], history[min(after, len(history) - 1)]
-    if later.at_s <= before.at_s:
-        return later
-    return before.towards(later, (at_s - before.at_s) / (later.at_s - before.at_s))
-
-
-def _sum(parts: Sequence[Totals], at_s: float) -> Totals:
-    return Totals(
-        at_s,
-        sum(part.counted_uj for part in parts),
-        sum(part.requests_uj for part in parts),
-        sum(part.idle_uj for part in parts),
-        sum(part.unattributed_uj for part in parts),
-    )
+def _add(doubt: Doubt, share: Share, model: StepModel) -> None:
+    """The model's part in the doubt of a share."""
+    base, sequence, prompt, context = share.moved_j
+    doubt.base_j += base * model.step_j_error.base
+    doubt.sequence_j += sequence * model.step_j_error.per_sequence
+    doubt.prompt_j += prompt * model.step_j_error.per_prompt_token
+    doubt.context_j += context * model.step_j_error.per_context_token
+    doubt.blind_j += share.blind_j
+    doubt.phase_j += share.phase_j
+    doubt.guess_j += share.guess_j
+    doubt.excess_j += share.active_uj / 1e6 - share.modelled_j

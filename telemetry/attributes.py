@@ -53,6 +53,10 @@ def of_span(entry: Entry) -> dict[str, str | int | float]:
     if entry.energy.source is not None:
         pairs["paceline.energy.joules"] = entry.energy.active_uj / 1e6
         pairs["paceline.energy.prefill_joules"] = entry.energy.prefill_uj / 1e6
+        pairs["paceline.energy.uncertainty_joules"] = entry.energy.uncertainty_j
+        pairs["paceline.energy.timeline"] = entry.energy.timeline
+    if entry.host_energy is not None and entry.host_energy.source is not None:
+        pairs["paceline.energy.host_joules"] = entry.host_energy.active_uj / 1e6
     known = {key: value for key, value in pairs.items() if value != ""}
     return {**known, **of_gen_ai(entry, entry.model), **of_request(entry, entry.model), **of_energy(entry.energy)}
 

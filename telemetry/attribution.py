@@ -6,8 +6,9 @@ step model charges each
 
     S * e_base / B  +  n * e_sequence  +  p * e_prompt_token  +  c * e_context_token
 
-for its n output tokens, p prompt tokens and c tokens of context read. That is the Shapley value (Shapley, 1953) of the
-model's cost: the base is needed by every participant alike, and each adds its own parts.
+for its n output tokens, p uncached prompt tokens and c tokens of context read. That is the Shapley value (Shapley, 1953) of
+the model's cost: the base is needed by every participant alike, and each adds its own parts. Two other splits of the same
+joules are made beside it, by tokens and by time, to show how much an answer depends on the method.
 """
 
 from __future__ import annotations
@@ -15,103 +16,120 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
-from math import inf
+from math import sqrt
+from typing import NamedTuple
 
 from telemetry.cost import StepModel
-from telemetry.ledger import Entry
-from telemetry.snapshot import Interval
+from telemetry.snapshot import Interval, Source
+from telemetry.timeline import Timeline
 
-# An interval is not cut into more parts than this, requests times cuts: each costs about a microsecond, on the loop that
-# serves. Where requests come and go faster, edges are moved together: cuts finer than an engine's step say nothing anyway.
-MOST_PARTS, FEWEST_CUTS = 2000, 8
-
-Prefill = tuple[tuple[float, float, float], ...]  # pieces: from, to, and the prompt tokens computed evenly in between
-
-
-@dataclass(frozen=True, slots=True)
-class Timeline:
-    """When a request was in which phase, and when its tokens were seen; monotonic seconds.
-
-    Attributes:
-        first: its first token; infinity while none is known. Until then it prefills.
-        left: infinity while it runs.
-        prefill: how its prompt was computed, or is estimated to be.
-        earlier_tokens: output tokens before those of `seen`.
-        seen: instants of its tokens; None when it was not streamed, so that it is taken to get one a step.
-        server: whose batch it is in.
-    """
-
-    id: str
-    joined: float
-    first: float
-    left: float
-    prompt_tokens: int
-    prefill: Prefill
-    earlier_tokens: int
-    seen: Sequence[float] | None
-    server: str = ""
-
-    @classmethod
-    def of(cls, entry: Entry, model: StepModel, blind_until: float = -inf) -> Timeline:
-        """What is known of a request now; what is not is estimated by the step model.
-
-        Args:
-            entry: a request that has left to its server.
-            model: estimates how long its prompt takes.
-            blind_until: up to here it has been settled without its first token being known.
-        """
-        assert entry.released_at is not None
-        joined, left = entry.released_at, entry.ended_at if entry.ended_at is not None else inf
-        estimated = joined + model.first_token_s(entry.prompt_tokens)
-        if entry.streamed:
-            first = entry.first_token_at if entry.first_token_at is not None else inf
-            seen = [at for at, count in entry.tokens for _ in range(count)]
-        else:
-            first, seen = min(estimated, left), None
-        prefill = _prefill(joined, estimated, first, blind_until, entry.prompt_tokens)
-        return cls(entry.id, joined, first, left, entry.prompt_tokens, prefill, entry.settled_tokens, seen, entry.server)
-
-    def output(self, at: float, model: StepModel) -> float:
-        """Output tokens up to an instant; without a stream, those of an unhindered one."""
-        if self.seen is None:
-            return max(at - self.first, 0.0) / model.step_s.base
-        return self.earlier_tokens + bisect_right(self.seen, at)
-
-    def prompt(self, start: float, end: float) -> float:
-        """Prompt tokens computed between two instants. All pieces together never exceed the prompt."""
-        return sum(
-            tokens * max(min(end, until) - max(start, since), 0.0) / (until - since) for since, until, tokens in self.prefill
-        )
-
-
-def _prefill(joined: float, estimated: float, first: float, blind_until: float, tokens: int) -> Prefill:
-    """Evenly from joining to the first token; what was settled before that was known stays as it was estimated."""
-    if first == inf:
-        return ((joined, max(estimated, joined + 1e-9), tokens),)
-    if blind_until <= joined:
-        return ((joined, max(first, joined + 1e-9), tokens),)
-    part = min((blind_until - joined) / max(estimated - joined, 1e-9), 1.0)
-    settled = (joined, min(blind_until, max(estimated, joined + 1e-9)), tokens * part)
-    return (settled, (blind_until, first, tokens * (1 - part))) if first > blind_until else (settled,)
+# An interval is not cut into more parts than this for each 100 ms, requests times cuts: each costs about two microseconds, on
+# the loop that serves. Where requests come and go faster, edges are moved together: cuts finer than an engine's step say
+# nothing anyway. MOST_AT_ONCE bounds what long intervals can take of the loop in one piece.
+MOST_PARTS, MOST_AT_ONCE, FEWEST_CUTS = 2000, 20_000, 8
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """One request's part of an interval, net of idle; microjoules."""
+    """One request's part of an interval, net of idle; microjoules.
+
+    Attributes:
+        prefill_uj: what of `active_uj` is from before its first token.
+        tokens_uj: what it would be if joules were split by tokens, prompt and output alike.
+        time_uj: what it would be if joules were split equally among all who are there.
+        modelled_j: what the model alone says.
+        moved_j: by coefficient (base, sequence, prompt token, context token): joules that would move for a whole relative
+            error of it.
+        blind_j: what hangs on timelines that nobody has seen, prompts apart.
+        phase_j: what hangs on when prompts were computed, where nobody has seen that or knows how long they are.
+        guess_j: what would move if the lengths of prompts that were guessed were off by all of them.
+        tokens: output tokens that it is taken to have got.
+        prompt_tokens: those of its prompt that are taken to have been computed.
+        seconds: how long it was there.
+    """
 
     active_uj: int = 0
-    prefill_uj: int = 0  # what of it is from before its first token
+    prefill_uj: int = 0
+    tokens_uj: int = 0
+    time_uj: int = 0
+    modelled_j: float = 0.0
+    moved_j: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    blind_j: float = 0.0
+    phase_j: float = 0.0
+    guess_j: float = 0.0
+    tokens: float = 0.0
+    prompt_tokens: float = 0.0
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """One interval, split: the shares, idle and unattributed add up to the counter exactly."""
+    """One interval, split: the shares, idle and unattributed add up to the counter exactly.
+
+    Attributes:
+        grain_s: edges of timelines were moved by up to so much, since there were too many.
+    """
 
     shares: Mapping[str, Share]
     idle_uj: int
     unattributed_uj: int
+    grain_s: float = 0.0
+
+
+class Weight(NamedTuple):
+    """Modelled joules of one member in one cut, and the tokens that they are for."""
+
+    base: float
+    sequence: float
+    prompt: float
+    context: float
+    prompt_tokens: float
+    output_tokens: float
+
+    @property
+    def joules(self) -> float:
+        return self.base + self.sequence + self.prompt + self.context
+
+
+@dataclass(slots=True)
+class _Part:
+    """What one request adds up to in an interval."""
+
+    base: float = 0.0
+    sequence: float = 0.0
+    prompt: float = 0.0
+    context: float = 0.0
+    before: float = 0.0  # joules before its first token
+    prompt_tokens: float = 0.0
+    output_tokens: float = 0.0
+    alone_s: float = 0.0  # seconds, each divided by how many shared it
+    seconds: float = 0.0
+
+    def add(self, weight: Weight, seconds: float, members: int, prefills: bool) -> None:
+        self.base += weight.base
+        self.sequence += weight.sequence
+        self.prompt += weight.prompt
+        self.context += weight.context
+        if prefills:
+            self.before += weight.joules
+        self.prompt_tokens += weight.prompt_tokens
+        self.output_tokens += weight.output_tokens
+        self.alone_s += seconds / members
+        self.seconds += seconds
+
+    @property
+    def joules(self) -> float:
+        return self.base + self.sequence + self.prompt + self.context
+
+
+@dataclass(slots=True)
+class _Weighed:
+    """All parts of one interval, and how coarsely it was cut."""
+
+    parts: dict[str, _Part] = field(default_factory=dict)
+    grain_s: float = 0.0
 
 
 def settle(
@@ -121,9 +139,9 @@ def settle(
     idle_power_w: float,
     *,
     devices: int = 1,
-    most_parts: int = MOST_PARTS,
+    most_parts: int | None = None,
 ) -> Settlement:
-    """Split one interval of one device's counter.
+    """Split one interval of one device's counter by the step model.
 
     Idle energy is idle power times the interval's length, at most what was counted. Of the rest, requests get no more
     than the model says they can have used, within its band; what lies beyond is unattributed. When less was counted than
@@ -135,19 +153,42 @@ def settle(
         model: what a step costs; net of idle.
         idle_power_w: of this device.
         devices: how many devices share the model's cost (tensor parallel), this one being one of them.
-        most_parts: requests times cuts, at most.
+        most_parts: requests times cuts, at most; None: as many as the interval's length allows.
     """
     idle_uj = min(interval.energy_uj, round(idle_power_w * interval.seconds * 1e6))
     active_uj = interval.energy_uj - idle_uj
-    there = [t for t in timelines if t.joined < interval.end_s and t.left > interval.start_s]
-    joules = _weigh(interval, there, model, most_parts)
-    wholes = [before + after for before, after in joules.values()]
+    there = _there(interval, timelines)
+    weighed = _weigh(interval, there, model, most_parts or _most(interval))
+    wholes = [part.joules for part in weighed.parts.values()]
     charged_uj = min(active_uj, int(sum(wholes) * 1e6 / devices * (1 + model.band)))
-    shares = {timeline.id: Share() for timeline in there}
-    for (id, (before, after)), amount in zip(joules.items(), apportion(charged_uj, wholes), strict=True):
-        shares[id] = Share(amount, round(amount * (before / (before + after))) if amount else 0)
+    shares = _shares(there, weighed.parts, charged_uj, devices)
     requests_uj = sum(share.active_uj for share in shares.values())
-    return Settlement(shares, idle_uj, active_uj - requests_uj)
+    return Settlement(shares, idle_uj, active_uj - requests_uj, weighed.grain_s)
+
+
+def settle_by_time(interval: Interval, timelines: Iterable[Timeline], model: StepModel, idle_power_w: float) -> Settlement:
+    """Split one interval of a host's counter equally among all who are there at each instant.
+
+    Nothing says what a request can have used of a host, so nothing bounds it: whatever else the host does beyond its idle
+    power is shared as well. With nobody there it is unattributed.
+    """
+    idle_uj = min(interval.energy_uj, round(idle_power_w * interval.seconds * 1e6))
+    active_uj = interval.energy_uj - idle_uj
+    there = _there(interval, timelines)
+    weighed = _weigh(interval, there, model, _most(interval))
+    amounts = apportion(active_uj, [part.alone_s for part in weighed.parts.values()])
+    shares = {
+        id: Share(amount, time_uj=amount, seconds=part.seconds)
+        for (id, part), amount in zip(weighed.parts.items(), amounts, strict=True)
+    }
+    return Settlement(shares, idle_uj, active_uj - sum(amounts), weighed.grain_s)
+
+
+def modelled_j(start_s: float, end_s: float, timelines: Iterable[Timeline], model: StepModel) -> float:
+    """Joules that the model says were used between two instants, net of idle."""
+    interval = Interval("", start_s, end_s, 0, Source.MODELLED)
+    parts = _weigh(interval, _there(interval, timelines), model, _most(interval)).parts
+    return sum(part.joules for part in parts.values())
 
 
 def apportion(total: int, weights: Sequence[float]) -> list[int]:
@@ -160,28 +201,89 @@ def apportion(total: int, weights: Sequence[float]) -> list[int]:
     return [after - before for before, after in pairwise(marks)]
 
 
-def _weigh(
-    interval: Interval, timelines: Sequence[Timeline], model: StepModel, most_parts: int
-) -> dict[str, tuple[float, float]]:
-    """Modelled joules of each request in the interval: before its first token, and after."""
-    joules = {timeline.id: (0.0, 0.0) for timeline in timelines}
+def _there(interval: Interval, timelines: Iterable[Timeline]) -> list[Timeline]:
+    return [t for t in timelines if t.joined < interval.end_s and t.left > interval.start_s]
+
+
+def _most(interval: Interval) -> int:
+    return int(min(max(MOST_PARTS * interval.seconds / 0.1, MOST_PARTS), MOST_AT_ONCE))
+
+
+def _shares(there: Sequence[Timeline], parts: Mapping[str, _Part], charged_uj: int, devices: int) -> dict[str, Share]:
+    wholes = [part.joules for part in parts.values()]
+    whole = sum(wholes)
+    by_tokens = apportion(charged_uj, [part.prompt_tokens + part.output_tokens for part in parts.values()])
+    by_time = apportion(charged_uj, [part.alone_s for part in parts.values()])
+    each = apportion(charged_uj, wholes)
+    if whole <= 0:
+        return {timeline.id: Share() for timeline in there}
+    base, sequence, prompt, context = (sum(getattr(p, name) for p in parts.values()) / whole for name in COEFFICIENTS)
+    unseen = sum(part.joules - part.prompt for t, part in zip(there, parts.values(), strict=True) if t.blind) / whole
+    unsure = sum(part.prompt for t, part in zip(there, parts.values(), strict=True) if t.blind or t.guessed) / whole
+    guesses2 = sum(part.prompt**2 for t, part in zip(there, parts.values(), strict=True) if t.guessed)
+    shares = {}
+    for timeline, part, amount, tokens, time in zip(there, parts.values(), each, by_tokens, by_time, strict=True):
+        joules, own = part.joules, amount / 1e6
+        if joules <= 0:
+            shares[timeline.id] = Share(amount, 0, tokens, time, seconds=part.seconds, tokens=part.output_tokens)
+            continue
+        # the first-order change of its share by each coefficient: d ln(share) / d ln(coefficient) is the part of its own
+        # joules that comes from the coefficient, less the part of everybody's
+        moved = (
+            own * (part.base / joules - base),
+            own * (part.sequence / joules - sequence),
+            own * (part.prompt / joules - prompt),
+            own * (part.context / joules - context),
+        )
+        fraction = joules / whole
+        own2, mates2 = (part.prompt**2, guesses2 - part.prompt**2) if timeline.guessed else (0.0, guesses2)
+        guess2 = own2 * (1 / joules - 1 / whole) ** 2 + max(mates2, 0.0) / whole**2
+        # an error of its own weight is shared with its mates, and it shares in theirs
+        of_prompt = part.prompt / joules
+        blind = own * ((1 - of_prompt) * (1 - fraction) if timeline.blind else unseen)
+        # of prompts in a queue, all of one's joules may have been another's
+        phase = own * (of_prompt * (1 - fraction * (not timeline.queued)) if timeline.blind or timeline.guessed else unsure)
+        shares[timeline.id] = Share(
+            active_uj=amount,
+            prefill_uj=round(amount * (part.before / joules)),
+            tokens_uj=tokens,
+            time_uj=time,
+            modelled_j=joules / devices,
+            moved_j=moved,
+            blind_j=blind,
+            phase_j=phase,
+            guess_j=own * sqrt(guess2),
+            tokens=part.output_tokens,
+            prompt_tokens=part.prompt_tokens,
+            seconds=part.seconds,
+        )
+    return shares
+
+
+COEFFICIENTS = ("base", "sequence", "prompt", "context")
+
+
+def _weigh(interval: Interval, timelines: Sequence[Timeline], model: StepModel, most_parts: int) -> _Weighed:
+    """What each request, batch by batch and cut by cut, adds up to in the interval; in the order of `timelines`."""
+    weighed = _Weighed({timeline.id: _Part() for timeline in timelines})
     batches: dict[str, list[Timeline]] = {}
     for timeline in timelines:
         batches.setdefault(timeline.server, []).append(timeline)
     for batch in batches.values():
-        for start, end, members in _cuts(interval, batch, most_parts):
-            for member, more in zip(members, weights(start, end, members, model), strict=True):
-                before, after = joules[member.id]
-                joules[member.id] = (before + more, after) if member.first > start else (before, after + more)
-    return joules
+        edges = _edges(interval, batch)
+        parts = sum(bisect_left(edges, t.left) - bisect_left(edges, t.joined) for t in batch)
+        if parts > most_parts:
+            cuts = max(len(edges) * most_parts // parts, FEWEST_CUTS)
+            edges, weighed.grain_s = _thinned(edges, cuts), interval.seconds / cuts
+            batch = [_snapped(timeline, edges) for timeline in batch]
+        for start, end, members in _cuts(edges, batch):
+            for member, weight in zip(members, weights(start, end, members, model), strict=True):
+                weighed.parts[member.id].add(weight, end - start, len(members), prefills=member.first > start)
+    return weighed
 
 
-def _cuts(interval: Interval, batch: Sequence[Timeline], most_parts: int) -> Iterator[tuple[float, float, list[Timeline]]]:
+def _cuts(edges: Sequence[float], batch: Sequence[Timeline]) -> Iterator[tuple[float, float, list[Timeline]]]:
     """The interval cut wherever membership or a phase changes: from, to, and who is there all the time."""
-    edges = _edges(interval, batch)
-    if (len(edges) - 1) * len(batch) > most_parts:
-        edges = _thinned(edges, max(most_parts // len(batch), FEWEST_CUTS))
-        batch = [_snapped(timeline, edges) for timeline in batch]
     coming = deque(sorted(batch, key=lambda timeline: timeline.joined))
     there: list[Timeline] = []
     for start, end in pairwise(edges):
@@ -217,40 +319,52 @@ def _snapped(timeline: Timeline, edges: Sequence[float]) -> Timeline:
     return replace(timeline, joined=joined, first=up(timeline.first), left=up(timeline.left))
 
 
-def weights(start: float, end: float, members: Sequence[Timeline], model: StepModel) -> list[float]:
+def weights(start: float, end: float, members: Sequence[Timeline], model: StepModel) -> list[Weight]:
     """Modelled joules of each member of one batch in a cut; see the module's docstring for the formula."""
     before = [member.output(start, model) for member in members]
     prompts = [member.prompt(start, end) if member.first > start else 0.0 for member in members]
-    seen = [None if m.seen is None else m.output(end, model) - had for m, had in zip(members, before, strict=True)]
-    steps = _steps(end - start, [m.first <= start for m in members], seen, prompts, before, members, model)
-    energy, joules = model.step_j, []
-    for member, tokens, prompt, had in zip(members, seen, prompts, before, strict=True):
+    told = [_told(member, start, end, had, model) for member, had in zip(members, before, strict=True)]
+    steps = _steps(end - start, [m.first <= start for m in members], told, prompts, before, members, model)
+    energy, weighed = model.step_j, []
+    for member, tokens, prompt, had in zip(members, told, prompts, before, strict=True):
         decodes = member.first <= start
-        if tokens is None:  # not streamed: its first token ends the prefill, then it gets one a step
-            tokens = steps if decodes else float(member.first == end)
+        if tokens is None:  # its first token ends the prefill, then it gets one a step
+            tokens = (steps if decodes else float(member.first == end)) * member.sequences
         read = tokens * (member.prompt_tokens + had + tokens / 2) if decodes else 0.0
-        joules.append(
-            steps * energy.base / len(members)
-            + tokens * energy.per_sequence
-            + prompt * energy.per_prompt_token
-            + read * energy.per_context_token
+        weighed.append(
+            Weight(
+                steps * energy.base / len(members),
+                tokens * energy.per_sequence,
+                prompt * energy.per_prompt_token,
+                read * energy.per_context_token,
+                prompt,
+                tokens,
+            )
         )
-    return joules
+    return weighed
+
+
+def _told(member: Timeline, start: float, end: float, had: float, model: StepModel) -> float | None:
+    """Output tokens in the cut that were seen, or that a count says; None where nobody knows."""
+    if member.seen is None and member.per_s is None:
+        return None
+    tokens = member.output(end, model) - had
+    return tokens + member.sequences if member.seen is None and member.first == end else tokens
 
 
 def _steps(
     seconds: float,
     decodes: Sequence[bool],
-    seen: Sequence[float | None],
+    told: Sequence[float | None],
     prompts: Sequence[float],
     outputs: Sequence[float],
     members: Sequence[Timeline],
     model: StepModel,
 ) -> float:
-    """Steps in the cut: a stream that decodes gets one token a step; without one, as many as the model has time for."""
-    streams = [tokens for decoding, tokens in zip(decodes, seen, strict=True) if decoding and tokens is not None]
+    """Steps in the cut: a sequence that decodes gets one token a step; where none is seen, as many as there is time for."""
+    streams = [n / m.sequences for m, decoding, n in zip(members, decodes, told, strict=True) if decoding and n is not None]
     if streams:
-        return max(streams)
+        return sum(streams) / len(streams)  # one that saw a token late sees another early
     contexts = [m.prompt_tokens + had for m, decoding, had in zip(members, decodes, outputs, strict=True) if decoding]
     cost = model.step_s
     each = cost.base + cost.per_sequence * len(contexts) + cost.per_context_token * sum(contexts)

@@ -40,6 +40,9 @@ class Linear:
         )
 
 
+STEP_J_ERROR = Linear(0.125, 0.125, 0.125, 0.125)  # of profiles that do not tell: as they are believed, within a band of 25 %
+
+
 @dataclass(frozen=True, slots=True)
 class StepModel:
     """One model on one server: its steps' cost, its idle power, and its limits.
@@ -53,6 +56,7 @@ class StepModel:
         max_sequences: most sequences in one batch.
         max_step_tokens: most tokens, decoded and prompt together, in one step (chunked prefill).
         band: relative error within which the model's energy is believed; attribution scales only inside it.
+        step_j_error: relative standard errors of the coefficients of `step_j`.
     """
 
     name: str
@@ -63,6 +67,7 @@ class StepModel:
     max_sequences: int = 256
     max_step_tokens: int = 8192
     band: float = 0.25
+    step_j_error: Linear = STEP_J_ERROR
 
     def first_token_s(self, prompt_tokens: int) -> float:
         """Seconds from arrival to first token on an idle server, in whole steps of `max_step_tokens`."""
@@ -109,7 +114,8 @@ def parse_profile(text: str, *, where: str) -> StepModel:
         data = json.loads(text)
         model = data["model"]
         step_s, step_j = Linear(**model.pop("step_s")), Linear(**model.pop("step_j"))
-        read = StepModel(step_s=step_s, step_j=step_j, **model)
+        error = Linear(**model.pop("step_j_error", asdict(STEP_J_ERROR)))
+        read = StepModel(step_s=step_s, step_j=step_j, step_j_error=error, **model)
         if unfit := [f"{key} cannot be {value!r}" for key, value in _flat(asdict(read)) if not _fits(key, value)]:
             raise TypeError("; ".join(unfit))
         return read

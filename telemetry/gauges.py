@@ -8,20 +8,28 @@ from dataclasses import dataclass
 from telemetry import names
 from telemetry.attributes import Attributes, of_server
 from telemetry.names import Name
-from telemetry.snapshot import UNKNOWN, Snapshot, Source
+from telemetry.snapshot import UNKNOWN, DeviceState, Scope, Snapshot, Source
 
 Values = Iterator[tuple[float, Attributes]]
 
 
 @dataclass(frozen=True, slots=True)
 class DomainTotals:
-    """One energy domain's account since the start."""
+    """One account of an energy domain since the start.
+
+    Attributes:
+        modelled_j: what the step model says that its requests used, net of idle; a model's joules, beside measured ones.
+        error_uj: what was counted, less what requests, idle and unattributed got, each added up apart.
+    """
 
     domain: str
     source: Source
     counted_uj: int
     idle_uj: int
     unattributed_uj: int
+    scope: Scope = Scope.GPU
+    modelled_j: float = 0.0
+    error_uj: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,29 +62,47 @@ class Gauges:
     telemetry: Snapshot = UNKNOWN
     domains: Sequence[DomainTotals] = ()
     config: ConfigVersion | None = None
+    ledger_dropped: int | None = None  # None: there are no files of the ledger
+
+
+def _of_device(state: DeviceState) -> Attributes:
+    return {names.HW_ID: state.device, names.HW_TYPE: state.hardware.value, names.SOURCE: state.source.value}
 
 
 def _hw_energy(gauges: Gauges) -> Values:
     for state in gauges.telemetry.devices.values():
-        yield state.counted_uj / 1e6, {names.HW_ID: state.device, names.HW_TYPE: "gpu", names.SOURCE: state.source.value}
+        yield state.counted_uj / 1e6, _of_device(state)
 
 
 def _hw_power(gauges: Gauges) -> Values:
     for state in gauges.telemetry.devices.values():
-        yield state.power_w, {names.HW_ID: state.device, names.HW_TYPE: "gpu", names.SOURCE: state.source.value}
+        yield state.power_w, _of_device(state)
 
 
 def _meter_age(gauges: Gauges) -> Values:
     for state in gauges.telemetry.devices.values():
-        yield max(gauges.now_s - state.stepped_at_s, 0.0), {names.HW_ID: state.device, names.SOURCE: state.source.value}
+        yield max(gauges.now_s - state.stepped_at_s, 0.0), _of_device(state)
 
 
-def _energy(joules: Callable[[DomainTotals], int]) -> Callable[[Gauges], Values]:
+def _integrated_energy(gauges: Gauges) -> Values:
+    for state in gauges.telemetry.devices.values():
+        if state.integrated_uj is not None:
+            yield state.integrated_uj / 1e6, _of_device(state)
+
+
+def _energy(joules: Callable[[DomainTotals], float]) -> Callable[[Gauges], Values]:
     def read(gauges: Gauges) -> Values:
         for domain in gauges.domains:
-            yield joules(domain) / 1e6, {names.DOMAIN: domain.domain, names.SOURCE: domain.source.value}
+            of: Attributes = {names.DOMAIN: domain.domain, names.SOURCE: domain.source.value, names.SCOPE: domain.scope.value}
+            yield joules(domain) / 1e6, of
 
     return read
+
+
+def _modelled(gauges: Gauges) -> Values:
+    for domain in gauges.domains:
+        if domain.scope is Scope.GPU:
+            yield domain.modelled_j, {names.DOMAIN: domain.domain, names.SOURCE: Source.MODELLED.value}
 
 
 def _queue_depth(gauges: Gauges) -> Values:
@@ -99,6 +125,11 @@ def _body_bytes(gauges: Gauges) -> Values:
     yield gauges.body_bytes, {}
 
 
+def _ledger_dropped(gauges: Gauges) -> Values:
+    if gauges.ledger_dropped is not None:
+        yield gauges.ledger_dropped, {}
+
+
 def _config(gauges: Gauges) -> Values:
     if gauges.config is not None:
         yield gauges.config.generation, {names.CONFIG_DIGEST: gauges.config.digest}
@@ -108,12 +139,16 @@ SERIES: Mapping[Name, Callable[[Gauges], Values]] = {
     names.HW_ENERGY: _hw_energy,
     names.HW_POWER: _hw_power,
     names.METER_AGE: _meter_age,
+    names.INTEGRATED_ENERGY: _integrated_energy,
     names.COUNTED_ENERGY: _energy(lambda domain: domain.counted_uj),
     names.IDLE_ENERGY: _energy(lambda domain: domain.idle_uj),
     names.UNATTRIBUTED_ENERGY: _energy(lambda domain: domain.unattributed_uj),
+    names.CONSERVATION_ERROR: _energy(lambda domain: domain.error_uj),
+    names.MODELLED_ENERGY: _modelled,
     names.QUEUE_DEPTH: _queue_depth,
     names.IN_FLIGHT: _in_flight,
     names.SERVER_CIRCUIT: _circuit,
     names.BODY_BYTES: _body_bytes,
+    names.LEDGER_DROPPED: _ledger_dropped,
     names.CONFIG_VERSION: _config,
 }

@@ -6,7 +6,8 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from telemetry.snapshot import Source
+from telemetry.snapshot import Scope, Source
+from telemetry.uncertainty import Doubt
 
 
 @dataclass(slots=True)
@@ -18,10 +19,44 @@ class Energy:
 
     active_uj: int = 0
     prefill_uj: int = 0  # the part of `active_uj` from before the first token
+    tokens_uj: int = 0  # what it would be if joules were split by tokens
+    time_uj: int = 0  # ... and if they were split equally among all who are there
     source: Source | None = None  # None: no meter has seen any of it, so the energy is unknown, not zero
     method: str = "shapley"
-    scope: str = "gpu"
+    scope: Scope = Scope.GPU
     final: bool = False
+
+    timeline: str = "streamed"
+    doubt: Doubt = field(default_factory=Doubt)
+
+    @property
+    def uncertainty_j(self) -> float:
+        """Half the width of the interval that holds the true value in 95 % of requests, as far as causes are known."""
+        return self.doubt.total_j
+
+    def as_json(self) -> dict[str, object]:
+        return {
+            "active_j": self.active_uj / 1e6,
+            "prefill_j": self.prefill_uj / 1e6,
+            "decode_j": (self.active_uj - self.prefill_uj) / 1e6,
+            "uncertainty_j": self.uncertainty_j,
+            "uncertainty": self.doubt.parts(),
+            "by_method_j": {"shapley": self.active_uj / 1e6, "tokens": self.tokens_uj / 1e6, "time": self.time_uj / 1e6},
+            "source": self.source,
+            "method": self.method,
+            "scope": self.scope,
+            "timeline": self.timeline,
+            "final": self.final,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """What an engine tells of a request's phases, in seconds, once it has ended; None is not told."""
+
+    queue_s: float | None = None  # from its arrival until the engine began with it
+    prefill_s: float | None = None
+    decode_s: float | None = None
 
 
 @dataclass(slots=True)
@@ -41,7 +76,9 @@ class Entry:
     tracestate: str = ""
     prompt_tokens: int = 0
     prompt_estimated: bool = True
+    cached_tokens: int = 0  # of the prompt, found in a prefix cache; 0 also where nobody told
     max_new_tokens: int = 0
+    sequences: int = 1
     output_tokens: int = 0
     output_estimated: bool = True
 
@@ -56,8 +93,10 @@ class Entry:
     status: int = 0  # HTTP status that the client saw; 0 when it saw none
     error: str = ""  # OpenTelemetry's error.type; empty when all went well
     tokens: list[tuple[float, int]] = field(default_factory=list)  # (seen at, how many), not yet settled
+    timings: Timings | None = None
     settled_tokens: int = 0  # those whose energy is settled, and which are not kept
     energy: Energy = field(default_factory=Energy)
+    host_energy: Energy | None = None  # None: nobody meters the host
 
     def saw_tokens(self, at: float, count: int) -> None:
         """`count` output tokens came by at `at`."""
@@ -84,16 +123,6 @@ class Entry:
 
     def as_json(self) -> dict[str, object]:
         """What the admin API tells of a request; no prompt, no answer, no credential."""
-        energy = None
-        if self.energy.source is not None:
-            energy = {
-                "active_j": self.energy.active_uj / 1e6,
-                "prefill_j": self.energy.prefill_uj / 1e6,
-                "source": self.energy.source.value,
-                "method": self.energy.method,
-                "scope": self.energy.scope,
-                "final": self.energy.final,
-            }
         return {
             "id": self.id,
             "state": "ended" if self.ended_at is not None else "in_flight" if self.released_at is not None else "waiting",
@@ -114,12 +143,22 @@ class Entry:
             "duration_s": self.duration_s,
             "prompt_tokens": self.prompt_tokens,
             "prompt_tokens_estimated": self.prompt_estimated,
+            "cached_tokens": self.cached_tokens,
             "output_tokens": self.output_tokens,
             "output_tokens_estimated": self.output_estimated,
             "status": self.status,
             "error": self.error or None,
-            "energy": energy,
+            "energy": self.energy.as_json() if self.energy.source is not None else None,
+            "host_energy": self._host_json(),
         }
+
+    def _host_json(self) -> dict[str, object] | None:
+        """Without the parts that only a step model can tell."""
+        host = self.host_energy
+        if host is None or host.source is None:
+            return None
+        told = ("active_j", "source", "method", "scope", "final")
+        return {key: value for key, value in host.as_json().items() if key in told}
 
 
 class Ledger:

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from telemetry.meter import Meter, MeterUnavailable
@@ -14,19 +14,22 @@ from telemetry.snapshot import UNKNOWN, DeviceState, Interval, Reading, Snapshot
 
 log = logging.getLogger("paceline.telemetry")
 
-FROZEN_AFTER_S = 2.0
+LEAST_S = 0.05  # a counter that moves at every look is dealt with in intervals of this length, or each look would be settled
 
 
 @dataclass(slots=True)
 class _Track:
     """One device's counter as it has been seen."""
 
-    energy_uj: int
-    seen_at: float  # the latest poll
-    stepped_at: float
-    counted_uj: int = 0
-    power_w: float = 0.0
+    latest: Reading
+    began_uj: int = 0  # the counter at the step that the next interval begins with
+    began_at: float = 0.0
+    edge_s: float = 0.0
+    began_integral_uj: int | None = None
     stepped: bool = False  # a step has been seen, so intervals can begin
+    counted_uj: int = 0
+    integrated_uj: int | None = None
+    power_w: float = 0.0
     frozen: bool = False
 
 
@@ -34,11 +37,12 @@ class _Track:
 class Steps:
     """Finds steps in readings. No thread and no clock: readings carry their instants.
 
-    A step happened between the poll that saw the old value and the one that saw the new: it is put halfway. Nothing
-    before the first step is counted, since nobody knows when it was drawn. A counter that goes back (a wrap, a reloaded
-    driver) begins anew.
+    Where a meter does not tell when its counter stepped, a step happened between the look that saw the old value and the
+    one that saw the new: it is put halfway, give or take half of that. Nothing before the first step is counted, since
+    nobody knows when it was drawn. A counter that goes back (a reloaded driver) begins anew.
     """
 
+    frozen_after_s: float = 2.0
     resets: int = 0
     _tracks: dict[str, _Track] = field(default_factory=dict)
 
@@ -49,41 +53,76 @@ class Steps:
     def _observe(self, reading: Reading) -> Interval | None:
         track = self._tracks.get(reading.device)
         if track is None:
-            self._tracks[reading.device] = _Track(reading.energy_uj, reading.at_s, reading.at_s)
+            track = self._tracks[reading.device] = _Track(reading, began_at=reading.at_s)
+            if reading.edge_s is not None:
+                self._begin(track, reading, reading.at_s, reading.edge_s)
             return None
-        before, track.energy_uj = track.energy_uj, reading.energy_uj
-        seen_before, track.seen_at = track.seen_at, reading.at_s
-        if reading.energy_uj == before:
+        before, track.latest = track.latest, reading
+        if reading.edge_s is None and reading.energy_uj == before.energy_uj:
             self._watch_frozen(reading, track)
             return None
         track.frozen = False
-        stepped_before, track.stepped_at = track.stepped_at, (seen_before + reading.at_s) / 2
-        first, track.stepped = not track.stepped, True
-        if reading.energy_uj < before:
+        at, edge_s = _step(before, reading)
+        if reading.energy_uj < before.energy_uj:
             self.resets += 1
             log.warning("the energy counter of %s went back; counting begins anew", reading.device)
+            self._begin(track, reading, at, edge_s)
             return None
-        if first or track.stepped_at <= stepped_before:
+        if not track.stepped:
+            self._begin(track, reading, at, edge_s)
             return None
-        interval = Interval(reading.device, stepped_before, track.stepped_at, reading.energy_uj - before, reading.source)
+        return self._interval(track, reading, at, edge_s) if at - track.began_at >= LEAST_S else None
+
+    def _interval(self, track: _Track, reading: Reading, at: float, edge_s: float) -> Interval:
+        interval = Interval(
+            device=reading.device,
+            start_s=track.began_at,
+            end_s=at,
+            energy_uj=reading.energy_uj - track.began_uj,
+            source=reading.source,
+            hardware=reading.hardware,
+            start_edge_s=track.edge_s,
+            end_edge_s=edge_s,
+        )
         track.counted_uj += interval.energy_uj
         track.power_w = interval.power_w
+        if reading.integral_uj is not None and track.began_integral_uj is not None:
+            track.integrated_uj = (track.integrated_uj or 0) + reading.integral_uj - track.began_integral_uj
+        self._begin(track, reading, at, edge_s)
         return interval
 
-    def _watch_frozen(self, reading: Reading, track: _Track) -> None:
-        if not track.frozen and reading.at_s - track.stepped_at > FROZEN_AFTER_S:
-            track.frozen = True
-            log.warning("the energy counter of %s has not moved for %g s", reading.device, FROZEN_AFTER_S)
+    def _begin(self, track: _Track, reading: Reading, at: float, edge_s: float) -> None:
+        track.began_uj, track.began_at, track.edge_s, track.stepped = reading.energy_uj, at, edge_s, True
+        track.began_integral_uj = reading.integral_uj
 
-    def snapshot(self, readings: Sequence[Reading]) -> Snapshot:
-        """All devices after these readings."""
-        sources = {reading.device: reading.source for reading in readings}
-        devices: Mapping[str, DeviceState] = {
-            name: DeviceState(name, sources[name], track.counted_uj, track.power_w, track.stepped_at)
+    def _watch_frozen(self, reading: Reading, track: _Track) -> None:
+        if not track.frozen and reading.at_s - track.began_at > self.frozen_after_s:
+            track.frozen = True
+            log.warning("the energy counter of %s has not moved for %g s", reading.device, self.frozen_after_s)
+
+    def snapshot(self) -> Snapshot:
+        """All devices after the latest readings; those that are told of no more are as old as they look."""
+        devices = {
+            name: DeviceState(
+                device=name,
+                source=track.latest.source,
+                counted_uj=track.counted_uj,
+                power_w=track.power_w,
+                stepped_at_s=track.began_at,
+                hardware=track.latest.hardware,
+                frozen=track.frozen,
+                integrated_uj=track.integrated_uj,
+            )
             for name, track in self._tracks.items()
-            if name in sources
         }
-        return Snapshot(max(reading.at_s for reading in readings), devices)
+        return Snapshot(max((track.latest.at_s for track in self._tracks.values()), default=float("-inf")), devices)
+
+
+def _step(before: Reading, now: Reading) -> tuple[float, float]:
+    """When the counter moved, and how well that is known."""
+    if now.edge_s is not None:
+        return now.at_s, now.edge_s
+    return (before.at_s + now.at_s) / 2, (now.at_s - before.at_s) / 2
 
 
 @dataclass(slots=True)
@@ -91,14 +130,27 @@ class Monitor:
     """A meter's thread. `latest` is replaced whole, and intervals wait until they are taken."""
 
     meter: Meter
-    poll_s: float = 0.02
+    poll_s: float
     clock: Callable[[], float] = time.monotonic
     latest: Snapshot = UNKNOWN
-    steps: Steps = field(default_factory=Steps)
+    steps: Steps = field(init=False)
     _found: deque[Interval] = field(default_factory=deque)
     _stopping: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
     _lost: bool = False
+
+    @classmethod
+    def of(cls, meter: Meter, poll_s: float | None = None) -> Monitor:
+        """Looks as often as the meter wants, unless told otherwise."""
+        return cls(meter, poll_s if poll_s is not None else meter.rhythm.poll_s)
+
+    def __post_init__(self) -> None:
+        self.steps = Steps(self.meter.rhythm.frozen_after_s)
+
+    @property
+    def lost(self) -> bool:
+        """The meter could not be read when it was last tried."""
+        return self._lost
 
     def start(self) -> None:
         self._thread = threading.Thread(target=self._run, name="paceline-meter", daemon=True)
@@ -133,9 +185,14 @@ class Monitor:
                 log.warning("the meter cannot be read: %s", error)
             self._lost = True
             return
+        except Exception:  # a driver may do anything; its thread must go on asking
+            if not self._lost:
+                log.exception("the meter failed")
+            self._lost = True
+            return
         if self._lost:
             log.warning("the meter can be read again")
         self._lost = False
         self._found.extend(self.steps.observe(readings))
         if readings:
-            self.latest = self.steps.snapshot(readings)
+            self.latest = self.steps.snapshot()

@@ -59,6 +59,7 @@ CIRCUITS = ("closed", "half_open", "open")
 
 OF_SERVER = (ADDRESS, PORT)
 OF_GEN_AI = (OPERATION, PROVIDER, MODEL, *OF_SERVER, ERROR)
+OF_DOMAIN = (DOMAIN, SOURCE, SCOPE)
 OF_REQUEST = (POLICY, TIER, TENANT, MODEL, *OF_SERVER)
 
 # the registry's advice, docs/gen-ai/gen-ai-metrics.md of the semantic conventions
@@ -74,7 +75,14 @@ TICK_S = (0.00001, 0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005
 
 HW_ENERGY = Name("hw.energy", Kind.COUNTER, "J", "Energy that a device's counter counted", (HW_ID, HW_TYPE, SOURCE))
 HW_POWER = Name("hw.power", Kind.GAUGE, "W", "Mean power between the counter's latest two steps", (HW_ID, HW_TYPE, SOURCE))
-METER_AGE = Name("paceline.meter.age", Kind.GAUGE, "s", "Time since a device's counter last moved", (HW_ID, SOURCE))
+METER_AGE = Name("paceline.meter.age", Kind.GAUGE, "s", "Time since a device's counter last moved", (HW_ID, HW_TYPE, SOURCE))
+INTEGRATED_ENERGY = Name(
+    "paceline.meter.integrated_energy",
+    Kind.COUNTER,
+    "J",
+    "A device's power added up apart from its counter, over the same time",
+    (HW_ID, HW_TYPE, SOURCE),
+)
 
 DURATION = Name(
     "gen_ai.server.request.duration", Kind.HISTOGRAM, "s", "From arrival to the last byte, waits included", OF_GEN_AI, SECONDS
@@ -102,15 +110,27 @@ REQUEST_ENERGY = Name(
     (*OF_REQUEST, SOURCE, METHOD, SCOPE),
     JOULES,
 )
-COUNTED_ENERGY = Name(
-    "paceline.counted.energy", Kind.COUNTER, "J", "What a domain's meters counted and was settled", (DOMAIN, SOURCE)
-)
-IDLE_ENERGY = Name("paceline.idle.energy", Kind.COUNTER, "J", "Counted energy that idle power explains", (DOMAIN, SOURCE))
+COUNTED_ENERGY = Name("paceline.counted.energy", Kind.COUNTER, "J", "What a domain's meters counted and was settled", OF_DOMAIN)
+IDLE_ENERGY = Name("paceline.idle.energy", Kind.COUNTER, "J", "Counted energy that idle power explains", OF_DOMAIN)
 UNATTRIBUTED_ENERGY = Name(
     "paceline.unattributed.energy",
     Kind.COUNTER,
     "J",
     "Counted energy that no request and no idle power explains",
+    OF_DOMAIN,
+)
+CONSERVATION_ERROR = Name(
+    "paceline.energy.conservation_error",
+    Kind.GAUGE,
+    "J",
+    "Counted less requests, idle and unattributed, each added up apart: anything but 0 is a fault",
+    OF_DOMAIN,
+)
+MODELLED_ENERGY = Name(
+    "paceline.modelled.energy",
+    Kind.COUNTER,
+    "J",
+    "What the step model says that requests used, to hold against what was measured",
     (DOMAIN, SOURCE),
 )
 
@@ -133,12 +153,15 @@ CONFIG_VERSION = Name(
 GROUP_SIZE = Name("paceline.group.size", Kind.HISTOGRAM, "{request}", "Requests that left at one instant", (POLICY,), GROUP)
 RELEASES = Name("paceline.release.count", Kind.COUNTER, "{request}", "How stays in the room ended", (OUTCOME, POLICY))
 FAULTS = Name("paceline.policy.faults", Kind.COUNTER, "{fault}", "Decisions that raised", (POLICY,))
+LEDGER_DROPPED = Name(
+    "paceline.ledger.dropped", Kind.COUNTER, "{request}", "Finished requests that are not in the ledger's files"
+)
 TICK = Name("paceline.scheduler.tick", Kind.HISTOGRAM, "s", "Time that one decision for all took", (), TICK_S)
 
 ALL = (
-    *(HW_ENERGY, HW_POWER, METER_AGE),
+    *(HW_ENERGY, HW_POWER, METER_AGE, INTEGRATED_ENERGY),
     *(DURATION, FIRST_TOKEN, PER_TOKEN, TOKEN_USAGE),
-    *(REQUEST_ENERGY, COUNTED_ENERGY, IDLE_ENERGY, UNATTRIBUTED_ENERGY),
+    *(REQUEST_ENERGY, COUNTED_ENERGY, IDLE_ENERGY, UNATTRIBUTED_ENERGY, CONSERVATION_ERROR, MODELLED_ENERGY),
     *(QUEUE_WAIT, QUEUE_DEPTH, BODY_BYTES, GROUP_SIZE, RELEASES, RETRIES, REFUSALS, FAULTS, TICK),
-    *(IN_FLIGHT, SERVER_CIRCUIT, CONFIG_VERSION),
+    *(IN_FLIGHT, SERVER_CIRCUIT, LEDGER_DROPPED, CONFIG_VERSION),
 )

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Sequence
-from http.client import HTTPConnection, HTTPException
 from urllib.parse import urlsplit
 
-from telemetry.meter import MeterUnavailable
+from telemetry.meter import MeterUnavailable, Rhythm
+from telemetry.page import Page
 from telemetry.snapshot import Reading, Source
 
 COUNTER = "/simulator/energy"
@@ -16,6 +15,8 @@ COUNTER = "/simulator/energy"
 
 class SimulatedMeter:
     """One device per engine, called after its address. An engine that does not answer is left out of a reading."""
+
+    rhythm = Rhythm(poll_s=0.02, frozen_after_s=2.0)
 
     def __init__(self, urls: Sequence[str], *, timeout_s: float = 1.0) -> None:
         """Nothing is asked yet; the engines need not run.
@@ -48,46 +49,23 @@ class SimulatedMeter:
 
 
 class _Counter:
-    """One engine's counter, over a connection that is kept."""
+    """One engine's counter."""
 
     def __init__(self, url: str, timeout_s: float) -> None:
-        address = urlsplit(url)
-        self._url = url
-        self._device = f"sim:{address.netloc}"
-        self._connection = HTTPConnection(address.hostname or "", address.port or 80, timeout=timeout_s)
+        self._device = f"sim:{urlsplit(url).netloc}"
+        self._page = Page(url.rstrip("/") + COUNTER, timeout_s=timeout_s)
 
     def read(self) -> Reading:
-        kept = self._connection.sock is not None
-        try:
-            return self._ask()
-        except (OSError, HTTPException) as error:
-            self.close()
-            if not kept or isinstance(error, TimeoutError):
-                raise self._unavailable(error) from error
-        try:
-            return self._ask()  # the engine had closed a connection that was idle, or came back
-        except (OSError, HTTPException) as error:
-            self.close()
-            raise self._unavailable(error) from error
+        answer = self._page.get()
+        if answer.status != 200:
+            raise MeterUnavailable(f"no energy counter at {self._page.url}: status {answer.status}, so no simulated engine")
+        return Reading(self._device, self._energy_uj(answer.body), answer.at_s, Source.SIMULATED)
 
     def close(self) -> None:
-        self._connection.close()
-
-    def _ask(self) -> Reading:
-        before = time.monotonic()
-        self._connection.request("GET", COUNTER)
-        answer = self._connection.getresponse()
-        body = answer.read()
-        after = time.monotonic()
-        if answer.status != 200:
-            raise MeterUnavailable(f"no energy counter at {self._url}{COUNTER}: status {answer.status}, so no simulated engine")
-        return Reading(self._device, self._energy_uj(body), (before + after) / 2, Source.SIMULATED)
+        self._page.close()
 
     def _energy_uj(self, body: bytes) -> int:
         try:
             return int(json.loads(body)["energy_mj"]) * 1000
         except (ValueError, KeyError, TypeError) as error:
-            raise MeterUnavailable(f"no energy counter at {self._url}{COUNTER}: it answers {body[:80]!r}") from error
-
-    def _unavailable(self, error: Exception) -> MeterUnavailable:
-        return MeterUnavailable(f"no answer from the simulated engine at {self._url}: {type(error).__name__}: {error}")
+            raise MeterUnavailable(f"no energy counter at {self._page.url}: it answers {body[:80]!r}") from error

@@ -8,20 +8,58 @@ from enum import StrEnum
 
 
 class Source(StrEnum):
-    """Where a joule comes from; it travels with every joule that is shown."""
+    """Where a joule comes from; it travels with every joule that is shown. The later ones are the weaker ones."""
 
     COUNTER = "counter"  # the device's own energy counter
+    POWER_INTEGRAL = "power_integral"  # the device's power readings, added up over time
+    REPLAYED = "replayed"  # readings that were recorded before
     SIMULATED = "simulated"  # the counter of a simulated engine
+    MODELLED = "modelled"  # nobody measured: what the step model says
+
+    def weaker(self, other: Source | None) -> Source:
+        """What joules of both are together: the weaker of the two."""
+        order = list(Source)
+        return self if other is None or order.index(self) >= order.index(other) else other
+
+
+class Hardware(StrEnum):
+    """What a device is, in the words of OpenTelemetry's `hw.type`."""
+
+    GPU = "gpu"
+    CPU = "cpu"
+    MEMORY = "memory"
+
+    @property
+    def scope(self) -> Scope:
+        return Scope.GPU if self is Hardware.GPU else Scope.HOST
+
+
+class Scope(StrEnum):
+    """Which part of a machine a joule was drawn by."""
+
+    GPU = "gpu"
+    HOST = "host"  # CPUs and memory
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One look at one device: its cumulative energy, and when it was looked at."""
+    """One look at one device: its cumulative energy, and when it was looked at.
+
+    Attributes:
+        energy_uj: cumulative since an arbitrary start.
+        at_s: monotonic clock.
+        edge_s: not None: this is a step of the counter, which happened at `at_s`, give or take so much. None: it is a look,
+            and somebody has to find the steps by comparing looks.
+        integral_uj: the same device's power readings, added up apart from its counter; None where it tells no power.
+    """
 
     device: str
-    energy_uj: int  # cumulative since an arbitrary start; microjoules
-    at_s: float  # monotonic clock
+    energy_uj: int
+    at_s: float
     source: Source
+    hardware: Hardware = Hardware.GPU
+    edge_s: float | None = None
+    integral_uj: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +71,9 @@ class Interval:
     end_s: float  # monotonic clock, at the later step
     energy_uj: int
     source: Source
+    hardware: Hardware = Hardware.GPU
+    start_edge_s: float = 0.0  # the earlier step happened at `start_s`, give or take so much
+    end_edge_s: float = 0.0
 
     @property
     def seconds(self) -> float:
@@ -52,6 +93,9 @@ class DeviceState:
     counted_uj: int  # seen by the monitor since it started
     power_w: float  # mean over the latest interval
     stepped_at_s: float  # monotonic clock, when the counter last moved
+    hardware: Hardware = Hardware.GPU
+    frozen: bool = False  # the counter has not moved for much longer than it should
+    integrated_uj: int | None = None  # its power over the same time, added up apart from its counter
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,11 +139,26 @@ class _Request:
 
 
 @dataclass(slots=True)
+class Models:
+    """Names of models that are told apart: the first so many that are asked for."""
+
+    _known: set[str] = field(default_factory=set)
+
+    def label(self, model: str) -> str:
+        if model in self._known:
+            return model
+        if len(self._known) >= MODELS:
+            return OTHER
+        self._known.add(model)
+        return model
+
+
+@dataclass(slots=True)
 class Requests:
     """Adds each request to its distributions, found by what tells requests apart."""
 
     tallies: Tallies
-    _models: set[str] = field(default_factory=set)
+    _models: Models = field(default_factory=Models)
     _requests: dict[tuple[str, ...], _Request] = field(default_factory=dict)
     _energies: dict[tuple[str, ...], Distribution] = field(default_factory=dict)
 
@@ -169,7 +184,7 @@ class Requests:
         energy = entry.energy
         if energy.source is None:
             return
-        model = self._model(entry.model)
+        model = self._models.label(entry.model)
         key = (entry.policy, entry.tier, entry.tenant, model, entry.server, energy.source, energy.method, energy.scope)
         found = self._energies.get(key)
         if found is None:
@@ -179,7 +194,7 @@ class Requests:
         found.add(energy.active_uj / 1e6, trace)
 
     def _of(self, entry: Entry) -> _Request:
-        model, error = self._model(entry.model), error_type(entry)
+        model, error = self._models.label(entry.model), error_type(entry)
         key = (entry.operation, entry.dialect, model, entry.server, entry.policy, entry.tier, entry.tenant, error)
         found = self._requests.get(key)
         if found is None:
@@ -199,11 +214,3 @@ class Requests:
             of(names.QUEUE_WAIT, ours | {names.WAIT: "hold"}),
             of(names.QUEUE_WAIT, ours | {names.WAIT: "capacity"}),
         )
-
-    def _model(self, model: str) -> str:
-        if model in self._models:
-            return model
-        if len(self._models) >= MODELS:
-            return OTHER
-        self._models.add(model)
-        return model

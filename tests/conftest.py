@@ -1,4 +1,4 @@
-"""Which event loop a test runs on: what moves bytes runs on that of `paceline serve`, whose clock is its own."""
+"""What all tests have in common: what moves bytes runs on the event loop of `paceline serve`, whose clock is its own."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ from collections.abc import Callable, Mapping
 
 import pytest
 import uvloop
+from hypothesis import settings
+
+settings.register_profile("paceline", deadline=None)  # other work on the machine is no fault of the code
+settings.load_profile("paceline")
 
 LIVE = ("tests/proxy", "tests/end_to_end")  # not faults: they count open files, and uvloop opens some of its own when it likes
 

@@ -9,7 +9,9 @@ from functools import cache
 from re import Pattern
 from typing import Any
 
+from proxy.dialects import timings
 from proxy.dialects.asks import Ask, unread
+from telemetry.ledger import Timings
 
 __all__ = ["NOTHING", "ONE_TOKEN", "Ask", "Dialect", "Event", "Injected", "Read", "Usage"]
 
@@ -85,6 +87,7 @@ class Dialect:
         routes: what generates, by path: reads a request's body.
         read_event: what the data of one server-sent event tells.
         read_answer: counts in the headers (lower case) and body of an answer that was not streamed.
+        read_timings: phases told in the headers and body of such an answer, where the engine tells any.
         usage_adds_up: counts told in several events of a stream belong together; `Usage.plus` knows how.
         error: the body of an error of ours, from path, message and kind.
         patterns: generating routes with something variable in their path.
@@ -102,6 +105,7 @@ class Dialect:
     read_event: Callable[[bytes], Event]
     read_answer: Callable[[Mapping[bytes, bytes], bytes], Usage]
     error: Callable[[str, str, str], dict[str, object]]
+    read_timings: Callable[[Mapping[bytes, bytes], bytes], Timings | None] = timings.none
     usage_adds_up: bool = True
     patterns: tuple[tuple[Pattern[str], Read], ...] = ()
     forms: Mapping[str, Callable[[bytes], Ask]] = field(default_factory=dict)

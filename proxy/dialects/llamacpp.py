@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from proxy.dialects import admin_routes, errors, openai, openai_answers
+from proxy.dialects import admin_routes, errors, openai, openai_answers, timings
 from proxy.dialects import openai_requests as requests
 from proxy.dialects.asks import Ask, asking
 from proxy.dialects.base import Dialect, Event, Usage
@@ -95,6 +95,7 @@ LLAMACPP = Dialect(
     },
     forms=openai.AUDIO,
     read_event=read_event,
+    read_timings=timings.llamacpp,
     read_answer=read_answer,
     error=errors.llamacpp,
     engine_admin=admin_routes.LLAMACPP,

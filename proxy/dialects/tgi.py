@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from proxy.dialects import admin_routes, errors
+from proxy.dialects import admin_routes, errors, timings
 from proxy.dialects import openai_requests as requests
 from proxy.dialects.asks import Ask, asking, name
 from proxy.dialects.base import NOTHING, ONE_TOKEN, Dialect, Event, Injected, Usage
@@ -169,6 +169,7 @@ TGI = Dialect(
     patterns=((re.compile(r"/v2/models/[^/]+/versions/[^/]+/infer"), read_kserve),),
     read_event=read_event,
     read_answer=read_answer,
+    read_timings=timings.tgi,
     error=errors.tgi,
     engine_admin=admin_routes.TGI,
     health="/health",

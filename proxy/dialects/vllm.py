@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from proxy.dialects import admin_routes, errors, openai
+from proxy.dialects import admin_routes, errors, openai, timings
 from proxy.dialects import openai_requests as requests
 from proxy.dialects.asks import Ask
 from proxy.dialects.base import Dialect, Injected
@@ -47,6 +47,7 @@ VLLM = Dialect(
     },
     forms=openai.AUDIO,
     read_event=read_event,
+    read_timings=timings.vllm,
     read_answer=read_answer,
     error=errors.vllm,
     engine_admin=admin_routes.VLLM,

@@ -49,6 +49,7 @@ def joules(joules: float, source: Source | None = Source.COUNTER) -> Energy:
     return Energy(active_uj=int(joules * 1e6), prefill_uj=1_000_000, source=source, final=True)
 
 
+GPU = DeviceState("GPU-1", Source.COUNTER, 123_000_000, 345.5, 49.5, integrated_uj=122_000_000)
 METERED = Gauges(
     now_s=50.0,
     held=3,
@@ -57,8 +58,9 @@ METERED = Gauges(
         ServerGauge("http://10.0.0.1:8000", "default", 7, "closed"),
         ServerGauge("http://10.0.0.2:8000", "default", 0, "open"),
     ),
-    telemetry=Snapshot(50.0, {"GPU-1": DeviceState("GPU-1", Source.COUNTER, 123_000_000, 345.5, 49.5)}),
+    telemetry=Snapshot(50.0, {"GPU-1": GPU}),
     config=ConfigVersion(3, "0123456789ab"),
+    ledger_dropped=0,
     domains=[DomainTotals("all", Source.COUNTER, 120_000_000, 20_000_000, 5_000_000)],
 )
 UNMETERED = Gauges(now_s=50.0, servers=(ServerGauge("http://10.0.0.1:8000", "default", 0, "closed"),))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median
 
 import pytest
@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from policies.engine import Engine, Job
 from telemetry.account import Account
-from telemetry.attribution import Timeline
 from telemetry.cost import load_profile
 from telemetry.ledger import Entry
-from telemetry.snapshot import Interval, Source
+from telemetry.snapshot import Hardware, Interval, Scope, Source
+from telemetry.timeline import Done, timelines
 
 H200 = load_profile()
 TICK_S = 0.1
@@ -236,5 +236,114 @@ def test_a_prompt_is_never_computed_twice() -> None:
     # no more than the whole prompt, the steps that there was time for, and the model's band
     most = (8000 * model.per_prompt_token + 3.0 / H200.step_s.base * model.base) * (1 + H200.band)
     assert e.energy.active_uj / 1e6 <= most
-    timeline = Timeline.of(e, H200, 1.0)
+    [timeline] = timelines([e], H200, {e.id: Done(1.0, 8000.0)})
     assert timeline.prompt(0.0, 1.0) + timeline.prompt(1.0, 3.0) == pytest.approx(8000)
+
+
+# --- hosts, models, and requests that move ---------------------------------------------------------------------------
+
+
+def host_interval(start: float, energy_uj: int) -> Interval:
+    return Interval("cpu:package-0", start, start + TICK_S, energy_uj, Source.COUNTER, Hardware.CPU)
+
+
+def test_a_hosts_joules_are_shared_by_time_apart_from_the_gpus() -> None:
+    account = Account(H200, scope=Scope.HOST)
+    account.add([host_interval(0.1 * n, 5_000_000) for n in range(20)])  # 50 W with nobody there
+    account.settle(3.0)
+    long, short = entry("a", 3.0), entry("b", 3.05)
+    long.ended_at = short.ended_at = 3.1
+    for e in (long, short):
+        account.join(e)
+    account.add([host_interval(3.0, 8_000_000)])
+    assert set(map(id, account.settle(4.0))) == {id(long), id(short)}
+    assert long.host_energy is not None
+    assert short.host_energy is not None
+    assert (long.energy.source, long.host_energy.source) == (None, Source.COUNTER)
+    assert long.host_energy.active_uj == pytest.approx(2_250_000, rel=0.02)  # half of it alone, half of it shared
+    assert short.host_energy.active_uj == pytest.approx(750_000, rel=0.04)
+    assert (long.host_energy.method, long.host_energy.scope, long.host_energy.final) == ("time_equal", Scope.HOST, True)
+    assert account.conservation_error_uj == 0
+
+
+def test_a_host_that_falls_silent_is_not_waited_for() -> None:
+    account, e = Account(H200, scope=Scope.HOST, waits_s=3.0), entry("a", 0.0)
+    account.join(e)
+    e.ended_at = 0.5
+    account.add([host_interval(0.0, 5_000_000)])
+    assert account.settle(1.0) == []
+    assert account.settle(3.6) == [e]
+    assert e.host_energy is not None
+    assert e.host_energy.source is None
+
+
+@settings(max_examples=100, deadline=None)
+@given(histories(), st.lists(st.integers(0, 5), max_size=4))
+def test_the_books_are_checked_against_what_was_really_charged(
+    history: tuple[list[Interval], list[Entry], list[float]], leaving: list[int]
+) -> None:
+    """Requests that leave for another domain in the midst of it included."""
+    intervals, entries, instants = history
+    account = Account(H200)
+    for e in entries:
+        account.join(e)
+    coming = sorted(intervals, key=lambda i: i.end_s)
+    for now in [*instants, 10.0]:
+        account.add([i for i in coming if i.end_s <= now])
+        coming = [i for i in coming if i.end_s > now]
+        account.settle(now)
+        assert account.conservation_error_uj == 0
+        if leaving and leaving[-1] < len(entries):
+            account.leave(entries[leaving.pop()])
+    assert account.totals.requests_uj == sum(e.energy.active_uj for e in entries)
+    for e in entries:
+        assert e.energy.uncertainty_j >= 0
+        assert e.energy.active_uj >= e.energy.prefill_uj >= 0
+    for split in ("tokens_uj", "time_uj"):  # other methods share the same joules, where they find somebody to charge
+        assert sum(getattr(e.energy, split) for e in entries) <= account.totals.requests_uj + 0
+
+
+def test_the_check_sees_a_joule_that_is_lost() -> None:
+    account, e = Account(H200), entry("a", 0.0)
+    account.join(e)
+    e.saw_tokens(0.05, 1)
+    account.add([interval(0.0, 30_000_000)])
+    account.settle(1.0)
+    assert account.conservation_error_uj == 0
+    account._charged_uj["a"] -= 1
+    account.add([interval(0.1, 30_000_000)])
+    account.settle(2.0)
+    assert account.conservation_error_uj == 1
+
+
+def test_joules_of_several_sources_are_called_by_the_weakest() -> None:
+    account, e = Account(H200), entry("a", 0.0)
+    account.join(e)
+    e.saw_tokens(0.05, 1)
+    counted = [replace(interval(0.1 * n, 30_000_000), source=Source.COUNTER) for n in range(3)]
+    account.add([counted[0], replace(counted[1], source=Source.POWER_INTEGRAL), counted[2]])
+    account.settle(2.0)
+    assert e.energy.source is Source.POWER_INTEGRAL
+
+
+def test_long_intervals_are_split_as_well_as_short_ones() -> None:
+    """The same requests, seen by a meter of 100 ms and by one of 5 s: the sums are the same, and nobody's half is far off."""
+    joules = []
+    for seconds in (0.1, 5.0):
+        account = Account(H200)
+        entries = [streaming(f"r{n}", 0.3 * n, 1.0 + 0.2 * n) for n in range(8)]
+        for e in entries:
+            account.join(e)
+        account.add([interval(seconds * n, round(400 * seconds * 1e6), seconds=seconds) for n in range(round(5 / seconds))])
+        account.settle(20.0)
+        joules.append([e.energy.active_uj / 1e6 for e in entries])
+    assert sum(joules[0]) == pytest.approx(sum(joules[1]), rel=0.1)
+    assert joules[0] == pytest.approx(joules[1], rel=0.35)
+
+
+def streaming(id: str, began: float, seconds: float) -> Entry:
+    e = entry(id, began)
+    for n in range(int(seconds / 0.01)):
+        e.saw_tokens(began + 0.02 + 0.01 * n, 1)
+    e.ended_at = began + seconds
+    return e

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from telemetry.attribution import Timeline, apportion, settle, weights
+from telemetry.attribution import apportion, settle, weights
 from telemetry.cost import Linear, StepModel, load_profile
 from telemetry.snapshot import Interval, Source
+from telemetry.timeline import Timeline
 
 H200 = load_profile()
 MODEL = StepModel("toy", Linear(0.01, 0.0, 0.0, 0.0), Linear(2.0, 0.5, 0.1, 0.01), idle_power_w=50.0, band=0.25)
@@ -54,7 +55,7 @@ def test_weights_are_the_shapley_value(streams: list[int], prompts: list[int], s
         for place, player in enumerate(order):
             before = [used[other] for other in order[:place]]
             expected[player] += (cost([*before, used[player]], steps) - cost(before, steps)) / len(orders)
-    assert weights(0.0, 1.0, members, MODEL) == pytest.approx(expected)
+    assert [weight.joules for weight in weights(0.0, 1.0, members, MODEL)] == pytest.approx(expected)
 
 
 timelines = st.builds(
@@ -120,7 +121,7 @@ def test_nobody_there_leaves_what_is_not_idle_unattributed() -> None:
 
 def test_a_neighbours_energy_is_not_charged_to_requests() -> None:
     member = decoding("a", 10, 100)
-    modelled = weights(0.0, 1.0, [member], MODEL)[0]
+    modelled = weights(0.0, 1.0, [member], MODEL)[0].joules
     result = settle(interval(0, 1, 50_000_000 + round(modelled * 3e6)), [member], MODEL, 50.0)
     assert result.shares["a"].active_uj == int(modelled * 1.25e6)
     assert result.unattributed_uj == pytest.approx(modelled * 1.75e6, abs=2)
@@ -149,8 +150,8 @@ def test_before_the_first_token_is_prefill() -> None:
 def test_servers_of_one_device_do_not_share_steps() -> None:
     """Each server reads its own weights: two of them, one request each, cost twice what one costs with one."""
     one, other = decoding("a", 10, 100), replace(decoding("b", 10, 100), server="other")
-    alone = weights(0.0, 1.0, [one], MODEL)[0]
-    together = weights(0.0, 1.0, [one, decoding("b", 10, 100)], MODEL)[0]
+    alone = weights(0.0, 1.0, [one], MODEL)[0].joules
+    together = weights(0.0, 1.0, [one, decoding("b", 10, 100)], MODEL)[0].joules
     energy_uj = 50_000_000 + round(2 * alone * 1e6)
     apart = settle(interval(0, 1, energy_uj), [one, other], MODEL, 50.0)
     assert apart.shares["a"].active_uj == pytest.approx(alone * 1e6, abs=2)

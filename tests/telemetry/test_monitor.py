@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from telemetry.meter import Meter, MeterUnavailable
+from telemetry.meter import Meter, MeterUnavailable, Rhythm
 from telemetry.monitor import Monitor, Steps
 from telemetry.snapshot import UNKNOWN, Interval, Reading, Source
 
@@ -54,7 +54,38 @@ def test_a_counter_that_stands_still_is_said_once_and_shows_its_age(caplog: pyte
     for n in range(60):
         steps.observe([reading(n / 10, 7)])
     assert len(caplog.records) == 1
-    assert steps.snapshot([reading(5.9, 7)]).devices["gpu"].stepped_at_s == 0.0
+    assert steps.snapshot().devices["gpu"].stepped_at_s == 0.0
+
+
+def test_a_step_that_the_meter_knows_is_where_it_says() -> None:
+    steps = Steps()
+    told = [Reading("gpu", energy, at, Source.COUNTER, edge_s=0.004) for at, energy in ((1.0, 5), (1.1, 9), (1.2, 9))]
+    found = steps.observe(told)
+    assert [(i.start_s, i.end_s, i.energy_uj, i.start_edge_s, i.end_edge_s) for i in found] == [
+        (1.0, 1.1, 4, 0.004, 0.004),
+        (1.1, 1.2, 0, 0.004, 0.004),
+    ]
+
+
+def test_a_step_found_between_two_looks_is_known_to_half_of_their_distance() -> None:
+    [found] = intervals(Steps(), (0.0, 1), (0.02, 2), (0.12, 2), (0.14, 4))
+    assert found.start_edge_s == pytest.approx(0.01)
+    assert (found.end_s, found.end_edge_s) == (pytest.approx(0.13), pytest.approx(0.01))
+
+
+def test_a_counter_that_moves_at_every_look_gives_few_intervals() -> None:
+    found = intervals(Steps(), *((n / 100, 7 * n) for n in range(101)))
+    assert len(found) <= 20
+    assert sum(i.energy_uj for i in found) <= 700
+    assert all(before.end_s == after.start_s for before, after in pairwise(found))
+
+
+def test_power_added_up_apart_covers_the_same_steps() -> None:
+    steps = Steps()
+    for n in range(10):
+        steps.observe([Reading("gpu", 100 * n, n / 10, Source.COUNTER, integral_uj=98 * n + 1000)])
+    state = steps.snapshot().devices["gpu"]
+    assert (state.counted_uj, state.integrated_uj) == (800, 784)
 
 
 def test_devices_are_told_apart() -> None:
@@ -71,6 +102,7 @@ class ScriptedMeter:
     energies: list[int]
     closed: bool = False
     reads: int = field(default=0)
+    rhythm: Rhythm = field(default_factory=lambda: Rhythm(0.001, 2.0))
 
     def read(self) -> Sequence[Reading]:
         self.reads += 1
@@ -85,7 +117,7 @@ class ScriptedMeter:
 def test_the_thread_reads_publishes_and_survives_a_lost_meter(caplog: pytest.LogCaptureFixture) -> None:
     meter = ScriptedMeter([1, 2, 3, 5])
     port: Meter = meter
-    monitor = Monitor(port, poll_s=0.001)
+    monitor = Monitor.of(port)
     assert monitor.latest is UNKNOWN
     monitor.start()
     while meter.reads < 10:

@@ -78,6 +78,8 @@ def test_the_span_of_a_request(collector: Collector) -> None:
         "paceline.queued_s": 0.25,
         "paceline.energy.joules": 12.5,
         "paceline.energy.prefill_joules": 1.0,
+        "paceline.energy.uncertainty_joules": 0.0,
+        "paceline.energy.timeline": "streamed",
         "energy.source": "counter",
         "energy.attribution.method": "shapley",
         "energy.scope": "gpu",

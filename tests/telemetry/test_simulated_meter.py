@@ -61,7 +61,7 @@ async def test_an_engine_that_is_gone_and_comes_back() -> None:
     await asyncio.to_thread(meter.read)
     await server.stop()
     for _ in range(2):
-        with pytest.raises(MeterUnavailable, match=rf"no answer from the simulated engine at {server.url}: ConnectionRefused"):
+        with pytest.raises(MeterUnavailable, match=rf"no answer from {server.url}/simulator/energy: ConnectionRefused"):
             await asyncio.to_thread(meter.read)
     async with SimulatedServer("tgi", MODEL, port=port(server)):
         assert len(await asyncio.to_thread(meter.read)) == 1
