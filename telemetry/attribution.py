@@ -159,8 +159,8 @@ def settle(
     active_uj = interval.energy_uj - idle_uj
     there = _there(interval, timelines)
     weighed = _weigh(interval, there, model, most_parts or _most(interval))
-    wholes = [part.joules for part in weighed.parts.values()]
-    charged_uj = min(active_uj, int(sum(wholes) * 1e6 / devices * (1 + model.band)))
+    whole_j = sum(part.joules for part in weighed.parts.values())
+    charged_uj = min(active_uj, int(whole_j * 1e6 / devices * (1 + model.band)))
     shares = _shares(there, weighed.parts, charged_uj, devices)
     requests_uj = sum(share.active_uj for share in shares.values())
     return Settlement(shares, idle_uj, active_uj - requests_uj, weighed.grain_s)

@@ -13,7 +13,7 @@ from telemetry.ledger import Entry
 
 Prefill = tuple[tuple[float, float, float], ...]  # pieces: from, to, and the prompt tokens computed evenly in between
 
-SAME_STEP_S = 0.001  # first tokens that come so close together are of one step
+SAME_STEP = 0.6  # first tokens that come closer together than so much of an empty step are of one step
 
 
 class Origin(StrEnum):
@@ -101,7 +101,7 @@ class Line:
     def seen(self, joined: float, first: float, tokens: float) -> Pieces:
         """The steps of a prompt whose first token was seen."""
         before, ready = self.latest, min(joined + self.model.request_s, (joined + first) / 2)
-        if first <= before.first + SAME_STEP_S:
+        if first <= before.first + SAME_STEP * self.model.step_s.base:
             before.tokens += tokens
             before.first = max(before.first, first)
             before.queued = True

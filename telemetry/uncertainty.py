@@ -11,7 +11,7 @@ COVERAGE = 1.96  # standard uncertainties in half a 95 % interval
 UNIFORM = 1 / sqrt(3)  # the standard uncertainty of what lies anywhere within one half-width
 BLINDNESS = 0.15  # relative standard error of a timeline that nobody saw, until the domain has learnt its own
 LEAST_BLINDNESS = 0.1  # ... and at the least: counts agree where phases do not
-PHASE_ERROR = 0.25  # relative standard error of where in a queue of prompts the joules of one were used
+PHASE_ERROR = 0.2  # relative standard error of where in a queue of prompts the joules of one were used
 GUESS_ERROR = 0.25  # relative standard error of a prompt's length that was guessed from its text
 # Half-widths, relative, of what meters tell. A counter and its own device's power agree within 3 % (docs/results); of power
 # readings NVIDIA says 5 %. A simulated counter is taken to be as good as a real one.
