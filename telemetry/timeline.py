@@ -13,7 +13,9 @@ from telemetry.ledger import Entry
 
 Prefill = tuple[tuple[float, float, float], ...]  # pieces: from, to, and the prompt tokens computed evenly in between
 
-SAME_STEP = 0.6  # first tokens that come closer together than so much of an empty step are of one step
+# A first token that comes sooner after another than in so much of the time that its prompt takes is of the same step: engines
+# hand out the tokens of a large step one after the other.
+SAME_STEP = 0.6
 
 
 class Origin(StrEnum):
@@ -79,12 +81,14 @@ class Step:
 
     Attributes:
         queued: other prompts are in it, or waited for its end: whose tokens were computed when is a guess.
+        seen: its end was seen, so it does not grow.
     """
 
     began: float
     first: float
     tokens: float = 0.0
     queued: bool = False
+    seen: bool = False
 
 
 Pieces = Sequence[tuple[Step, float]]  # the steps of one prompt, and its tokens in each
@@ -96,37 +100,31 @@ class Line:
 
     model: StepModel
     latest: Step = field(default_factory=lambda: Step(-inf, -inf))
+    latest_seen: Step = field(default_factory=lambda: Step(-inf, -inf))
     _left: list[float] = field(default_factory=list)  # of those that have passed, in order
 
     def seen(self, joined: float, first: float, tokens: float) -> Pieces:
         """The steps of a prompt whose first token was seen."""
-        before, ready = self.latest, min(joined + self.model.request_s, (joined + first) / 2)
-        if first <= before.first + SAME_STEP * self.model.step_s.base:
-            before.tokens += tokens
+        # a step that nobody saw, and that was guessed to end later, was not before it
+        before = self.latest if self.latest.seen or self.latest.first < first else self.latest_seen
+        ready = min(joined + self.model.request_s, (joined + first) / 2)
+        if first <= before.first + SAME_STEP * self._takes_s(tokens):
             before.first = max(before.first, first)
-            before.queued = True
-            began = max(ready, before.began)
-            return [(Step(began if began < first else ready, first, queued=True), tokens)]
+            return self._within(before, ready, first, tokens)
         early = self._early(before, ready, tokens)
         waited = ready < before.first < first
         before.queued = before.queued or waited
-        self.latest = Step(before.first if waited else ready, first, tokens - early, waited)
+        self.latest = self.latest_seen = Step(before.first if waited else ready, first, tokens - early, waited, seen=True)
         return [(before, early), (self.latest, tokens - early)] if early > 0 else [(self.latest, tokens)]
-
-    def _early(self, step: Step, ready: float, tokens: float) -> float:
-        """How much of a prompt was computed with those before it, whose step had no room for all of it."""
-        room = self.model.max_step_tokens - step.tokens
-        if ready > step.began or tokens <= room:
-            return 0.0
-        seconds = step.first - step.began - self.model.step_s.base
-        had_time_for = seconds / max(self.model.step_s.per_prompt_token, 1e-12) - step.tokens
-        return max(min(room, had_time_for, tokens - 1), 0.0)
 
     def expected(self, joined: float, tokens: float) -> Pieces:
         """The steps of a prompt whose first token nobody has seen, or not yet; the last may grow when others come into it."""
-        ready, pieces = joined + self.model.request_s, []
-        if ready > self.latest.began:
-            self._next(max(ready, self.latest.first), tokens)
+        ready, latest = joined + self.model.request_s, self.latest
+        if latest.seen and ready < latest.first and self._had_time_for(latest) >= tokens:
+            return self._within(latest, ready, latest.first, tokens)
+        if latest.seen or ready > latest.began:
+            self._next(max(ready, latest.first), tokens)
+        pieces = []
         while tokens > 0:
             part = min(tokens, self.model.max_step_tokens - self.latest.tokens)
             if part <= 0:
@@ -138,6 +136,27 @@ class Line:
             pieces.append((self.latest, part))
             tokens -= part
         return pieces
+
+    def _within(self, step: Step, ready: float, first: float, tokens: float) -> Pieces:
+        """One more prompt of a step that was seen."""
+        step.tokens += tokens
+        step.queued = True
+        began = max(ready, step.began)
+        return [(Step(began if began < first else ready, first, queued=True), tokens)]
+
+    def _takes_s(self, tokens: float) -> float:
+        return self.model.step_s.base + self.model.step_s.per_prompt_token * tokens
+
+    def _had_time_for(self, step: Step) -> float:
+        """Prompt tokens beyond those that are known of, by how long a step took."""
+        seconds = step.first - step.began - self.model.step_s.base
+        return min(seconds / max(self.model.step_s.per_prompt_token, 1e-12), self.model.max_step_tokens) - step.tokens
+
+    def _early(self, step: Step, ready: float, tokens: float) -> float:
+        """How much of a prompt was computed with those before it, whose step had no room for all of it."""
+        if ready > step.began or tokens <= self.model.max_step_tokens - step.tokens:
+            return 0.0
+        return max(min(self._had_time_for(step), tokens - 1), 0.0)
 
     def _next(self, began: float, tokens: float) -> None:
         decoding = len(self._left) - bisect_right(self._left, began)

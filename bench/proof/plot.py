@@ -84,7 +84,7 @@ def _power(axes: Axes, phases: Sequence[Phase]) -> None:
         axes.annotate(f"({phase.name})", (at_s, 1.0), (3, -11), xycoords=("data", "axes fraction"), textcoords="offset points")
     axes.set_title("Where the counter's joules went, second by second", loc="left", weight="bold")
     axes.set(xlabel="seconds", ylabel="W", xlim=(0, max(times[-1], 1)), ylim=(0, axes.get_ylim()[1] * 1.2))
-    axes.legend(frameon=False, loc="upper right", ncols=3)
+    axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3)
     axes.spines[["top", "right"]].set_visible(False)
 
 
@@ -145,11 +145,11 @@ def _methods(axes: Axes, numbers: Mapping[str, Any]) -> None:
 def _neighbour(axes: Axes, numbers: Mapping[str, Any]) -> None:
     for place, part in enumerate(PARTS):
         told, share = numbers[part]["j_per_request"], numbers[part]["unattributed_share"]
-        axes.bar(place - 0.2, told["mean"] if told else 0.0, width=0.38, color=INTERACTIVE)
-        axes.annotate(f"{share:.1%}\nunattributed", (place + 0.2, 0), (0, 4), textcoords="offset points", ha="center")
+        axes.bar(place, told["mean"] if told else 0.0, width=0.6, color=INTERACTIVE)
+        axes.annotate(f"{share:.1%}", (place, told["mean"] if told else 0.0), (0, 4), textcoords="offset points", ha="center")
     axes.set_xticks(range(len(PARTS)), PARTS)
     axes.set_title("(f) with a neighbour on the device", loc="left", weight="bold")
-    axes.set_ylabel("J a request")
+    axes.set(xlabel="over the bars: unattributed", ylabel="J a request", ylim=(0, axes.get_ylim()[1] * 1.15))
 
 
 if __name__ == "__main__":
