@@ -165,7 +165,7 @@ class Energy:
     def accounts(self, scope: Scope | None = None) -> Iterator[tuple[MeteredDomain, Scope, Account]]:
         """Every account that has had a reading."""
         for domain in self.domains:
-            for of, account in domain.accounts.items():
+            for of, account in list(domain.accounts.items()):  # a scrape's thread may ask
                 if scope in (None, of):
                     yield domain, of, account
 

@@ -47,6 +47,7 @@ class IdlePower:
 class _Device:
     settled_until: float = inf  # before the first interval nothing is owed
     totals: History = field(default_factory=History)
+    latest: Totals = Totals()  # replaced whole, so that any thread may read it
     quiet: deque[Interval] = field(default_factory=lambda: deque(maxlen=QUIET_INTERVALS))
     least: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=LEAST_MINUTES))  # idle watts, minute by minute
     counted_uj: int = 0  # all intervals that were handed in and settled
@@ -145,7 +146,8 @@ class Account:
         requests_uj = sum(share.active_uj for share in result.shares.values())
         if not device.totals:
             device.totals.append(Totals(interval.start_s))
-        device.totals.append(device.totals[-1].plus(interval.end_s, requests_uj, result.idle_uj, result.unattributed_uj))
+        device.latest = device.totals[-1].plus(interval.end_s, requests_uj, result.idle_uj, result.unattributed_uj)
+        device.totals.append(device.latest)
         device.counted_uj += interval.energy_uj
         device.settled_until = interval.end_s
 
@@ -309,9 +311,8 @@ class Account:
 
     @property
     def totals(self) -> Totals:
-        """All devices since the start."""
-        latest = [device.totals[-1] for device in self._by_device.values() if device.totals]
-        return together(latest, self.settled_until)
+        """All devices since the start; any thread may ask."""
+        return together([device.latest for device in list(self._by_device.values())], self.settled_until)
 
     def _check(self) -> int:
         charged_uj = self._closed_uj + sum(self._charged_uj.values())
