@@ -22,6 +22,7 @@ from proxy.fleet import Pool
 from proxy.reload import reload
 from proxy.selftest import selftest
 from proxy.sources import ConfigError
+from telemetry.ledger import Entry
 from telemetry.records import tell
 from telemetry.usage import KEYS, RULES
 
@@ -90,7 +91,7 @@ def create_admin(app: App, read: Callable[[], Config] | None = None) -> FastAPI:
         entry = app.ledger.get(id)
         if entry is None:
             raise HTTPException(404, "no such request, or too long ago")
-        return tell(entry, app.factors)
+        return {**tell(entry, app.factors), "energy_state": _energy_state(app, entry)}
 
     @api.get("/usage")
     async def usage(by: str = ",".join(KEYS)) -> dict[str, Any]:
@@ -174,6 +175,13 @@ def describe_usage(app: App, keys: Sequence[str]) -> dict[str, Any]:
         "energy": app.usage.domains(domains),
         "rules": RULES,
     }
+
+
+def _energy_state(app: App, entry: Entry) -> str:
+    """Whether more can become known of a request's joules: no energy may mean not yet, or never."""
+    if entry.energy.final:
+        return "final"
+    return "settling" if entry.ended_at is None or entry.id in app.settling else "unknown"
 
 
 def _version(app: App) -> dict[str, Any]:

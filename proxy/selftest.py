@@ -20,6 +20,7 @@ log = logging.getLogger("paceline.energy")
 
 AFTER_S = 5.0  # from the start, for the meters to have told something
 COUNTER_BAND = 0.05  # a counter and its device's power, added up, may differ by so much; NVIDIA says 5 % of power readings
+SURE_IDLE = 0.1  # relative standard error of idle power
 ENOUGH_J = 1000.0  # to compare anything
 
 
@@ -129,7 +130,7 @@ def _model(domain: MeteredDomain, account: Account) -> Check:
     """Whether the step model is that of this server."""
     name, requests_j = f"step model of {domain.name}", account.totals.requests_uj / 1e6
     if requests_j < ENOUGH_J or account.modelled_total_j <= 0:
-        return Check(name, Verdict.UNKNOWN, f"only {requests_j:.0f} J of requests so far")
+        return Check(name, Verdict.UNKNOWN, f"only {requests_j:.0f} J of requests so far, of {ENOUGH_J:.0f} that it takes")
     ratio = requests_j / account.modelled_total_j
     fits = 1 - account.model.band < ratio < 1 + 0.9 * account.model.band  # at 1 + band it is cut off
     found = f"requests were charged {ratio:.2f} of what profile {account.model.name!r} says"
@@ -144,4 +145,6 @@ def _idle(domain: MeteredDomain, account: Account, model: StepModel) -> Iterator
         if power.basis != "learnt":
             yield Check(name, Verdict.UNKNOWN, f"{power.watts:.0f} W, from the profile: nobody was ever away for long enough")
             continue
-        yield Check(name, Verdict.OK, f"{power.watts:.1f} W, learnt from {power.quiet_s:.0f} s of quiet")
+        sure = power.error_w <= SURE_IDLE * power.watts
+        found = f"{power.watts:.1f} W, give or take {power.error_w:.1f} W, learnt from {power.quiet_s:.0f} s of quiet"
+        yield Check(name, Verdict.OK if sure else Verdict.WARNING, found)

@@ -11,13 +11,13 @@ import sys
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
 from proxy.admin import create_admin
 from proxy.app import App, create_app
-from proxy.config import Config
+from proxy.config import Config, MeterName
 from proxy.dialects import DIALECTS
 from proxy.listen import CannotListen, Server, address, http_server, listen, said_already
 from proxy.reload import reload
@@ -36,7 +36,7 @@ LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 @click.option("--set", "policy_params", multiple=True, metavar="KEY=VALUE", help="A parameter of the policy.")
 @click.option("--placement", metavar="NAME", help="Built-in name or package.module:Name. [spread]")
 @click.option("--set-placement", "placement_params", multiple=True, metavar="KEY=VALUE", help="A parameter of the placement.")
-@click.option("--meter", type=click.Choice(["auto", "nvml", "simulated", "none"]), help="Where joules come from. [auto]")
+@click.option("--meter", type=click.Choice(get_args(MeterName)), help="Where joules come from. [auto]")
 @click.option("--usage", type=click.Choice(["observe", "inject"]), help="How token counts are had. [observe]")
 @click.option("--host", help="Address of the data port. [0.0.0.0]")
 @click.option("--port", type=int, help="Data port. [8080]")

@@ -22,6 +22,7 @@ from proxy.config import Config, sections_of
 from proxy.keys import KeyUnavailable, key_of
 
 PREFIX = "PACELINE_"
+NOT_OURS = ("PACELINE_METER_KEY",)  # what `paceline meter` reads, on the same machine perhaps
 
 # the flags that are not called as their keys are
 FLAGS = {"upstreams": "--upstream", "policy.name": "--policy", "placement.name": "--placement", "energy.meter": "--meter"}
@@ -97,7 +98,7 @@ def _from_file(file: Path | None) -> Iterator[tuple[str, str, Any]]:
 
 def _from_environ(environ: Mapping[str, str]) -> Iterator[tuple[str, str, Any]]:
     for name, text in sorted(environ.items()):
-        if name.startswith(PREFIX) and not _is_service_link(name, text):
+        if name.startswith(PREFIX) and name not in NOT_OURS and not _is_service_link(name, text):
             yield f"environment {name}", name.removeprefix(PREFIX).lower().replace("__", "."), toml_or_text(text)
 
 

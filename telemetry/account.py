@@ -47,7 +47,7 @@ class IdlePower:
 class _Device:
     settled_until: float = inf  # before the first interval nothing is owed
     totals: History = field(default_factory=History)
-    latest: Totals = Totals()  # replaced whole, so that any thread may read it
+    latest: Totals = field(default_factory=Totals)  # replaced whole, so that any thread may read it
     quiet: deque[Interval] = field(default_factory=lambda: deque(maxlen=QUIET_INTERVALS))
     least: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=LEAST_MINUTES))  # idle watts, minute by minute
     counted_uj: int = 0  # all intervals that were handed in and settled
@@ -176,6 +176,9 @@ class Account:
         active_uj = max(interval.energy_uj - result.idle_uj, 1)
         active_w, step_s = active_uj / 1e6 / seconds, max(self.model.step_s.base, result.grain_s)
         fractions = {id: share.active_uj / active_uj for id, share in result.shares.items()}
+        requests_uj = max(sum(share.active_uj for share in result.shares.values()), 1)
+        modelled_j = sum(share.modelled_j for share in result.shares.values())
+        all_idle = result.idle_uj == interval.energy_uj  # so nobody got anything, and idle power may be what took it
         power_w = (device.active_w + active_w) / 2
         unsure_uj = sum(share.active_uj for id, share in result.shares.items() if by_id[id].blind or by_id[id].guessed)
         missing_j = result.unattributed_uj / 1e6 / max(unsure_uj, 1)  # for each of their microjoules
@@ -193,12 +196,13 @@ class Account:
                 del fractions[id]
             _add(doubt, share, self.model)
             self.modelled_total_j += share.modelled_j
-            doubt.idle_j += idle.error_w * seconds * part
+            doubt.idle_j += idle.error_w * seconds * (share.modelled_j / modelled_j if all_idle and modelled_j else part)
             doubt.blindness = self.blindness
             doubt.assumed_prompt += share.prompt_tokens
             if timeline.blind and timeline.seen is None:
                 doubt.assumed_tokens += share.tokens
-                doubt.unseen_j += (share.active_uj - share.prefill_uj) / 1e6
+                others = 1 - share.active_uj / requests_uj  # who was alone shared nothing, however many tokens it had
+                doubt.unseen_j += (share.active_uj - share.prefill_uj) / 1e6 * others
             if timeline.blind or timeline.guessed:
                 doubt.missing_j += missing_j * share.active_uj
             doubt.meter_j += METER_ERRORS.get(interval.source, 0.0) * share.active_uj / 1e6

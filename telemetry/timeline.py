@@ -237,7 +237,7 @@ def origin(entry: Entry) -> Origin:
     """How a request's timeline was known when it was settled: what was told too late was not."""
     if entry.streamed:
         return Origin.STREAMED
-    return Origin.MODELLED if entry.timings is None or entry.energy.doubt.unseen_j > 0 else Origin.TOLD
+    return Origin.MODELLED if entry.timings is None or entry.energy.doubt.assumed_tokens > 0 else Origin.TOLD
 
 
 def computed(entry: Entry, model: StepModel, seconds: float) -> float:

@@ -41,7 +41,7 @@ class Doubt:
         blindness: relative standard error of timelines that nobody saw.
         assumed_tokens: output tokens that it was taken to have when it was settled without being seen.
         assumed_prompt: tokens of its prompt that were taken to have been computed.
-        unseen_j: joules of its decode that were settled so.
+        unseen_j: joules of its decode that were settled so, as far as there were others to share them with.
     """
 
     edges_j2: float = 0.0

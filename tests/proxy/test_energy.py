@@ -207,10 +207,15 @@ def test_a_meter_that_wants_an_address_is_refused_without(meter: str) -> None:
 
 
 def test_a_meters_key_comes_from_its_place(tmp_path: Path) -> None:
-    flags = {"upstreams": [HERE], "energy.meter": "paceline", "energy.url": "https://node:9465", "energy.key_env": "METER_KEY"}
-    with pytest.raises(ConfigError, match="METER_KEY holds no key"):
+    flags = {
+        "upstreams": [HERE],
+        "energy.meter": "paceline",
+        "energy.url": "https://node:9465",
+        "energy.key_env": "PACELINE_METER_KEY",
+    }
+    with pytest.raises(ConfigError, match="PACELINE_METER_KEY holds no key"):
         load(None, {}, flags)
-    energy = create_energy(load(None, {"METER_KEY": "secret"}, flags), H200, {"METER_KEY": "secret"})
+    energy = create_energy(load(None, {"PACELINE_METER_KEY": "secret"}, flags), H200, {"PACELINE_METER_KEY": "secret"})
     assert energy is not None
     energy.close()
 

@@ -91,7 +91,7 @@ def test_an_engines_own_timings_are_believed() -> None:
     [timeline] = of(told)
     assert timeline.first == pytest.approx(1.6)
     assert origin(told) is Origin.TOLD
-    told.energy.doubt.unseen_j = 3.0  # most of it was settled before anybody told
+    told.energy.doubt.assumed_tokens = 3.0  # most of it was settled before anybody told
     assert origin(told) is Origin.MODELLED
 
 
