@@ -86,18 +86,17 @@ class App:
     async def stop(self) -> None:
         """Give everything back, after the data port has closed."""
         await self.checks.stop()
-        if self.files is not None:
-            await self._settled()
+        await self._settled()
         for task in list(self._background):
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
-        if self.energy is not None:
-            self.energy.close()
+        for entry in list(self.settling.values()):  # without knowing all of their joules
+            self.final(entry)
         if self.files is not None:
-            for entry in self.settling.values():  # without knowing all of their joules
-                self.files.put(entry, self.factors)
             await asyncio.to_thread(self.files.close)
+        if self.energy is not None:
+            await asyncio.to_thread(self.energy.close)
         for server in self.fleet.servers:
             await server.close()
         await asyncio.to_thread(self.telemetry.shutdown)

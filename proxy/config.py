@@ -55,7 +55,15 @@ def _hash(text: str) -> str:
     return text
 
 
+def _meter_url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.password:
+        raise ValueError("must be http:// or https://, without a user name or a password; key_file or key_env hold a key")
+    return text
+
+
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
+MeterUrl = Annotated[str, AfterValidator(_meter_url)]
 ProxyUrl = Annotated[str, AfterValidator(_proxy_url)]
 Path = Annotated[str, AfterValidator(_path)]
 KeyHash = Annotated[str, AfterValidator(_hash)]
@@ -206,7 +214,7 @@ class Domain(Section):
         description="as the meter names them (NVML: indices or UUIDs; simulated engines: their URLs); none: all",
     )
     upstreams: tuple[BaseUrl, ...] = Field(description="URLs of the servers that they serve")
-    url: str | None = Field(None, description="the meter's, of `prometheus` and `paceline`; not set: energy.url")
+    url: MeterUrl | None = Field(None, description="the meter's, of `prometheus` and `paceline`; not set: energy.url")
 
 
 class Source(Section):
@@ -271,7 +279,7 @@ class Energy(Section):
         "auto",
         description="meter of this machine's CPUs and memory, beside one of its GPUs; auto: rapl where it may be read",
     )
-    url: str | None = Field(
+    url: MeterUrl | None = Field(
         None, description="of the meter: an exporter's page (`prometheus`), or a `paceline meter` (`paceline`)"
     )
     key_file: str | None = Field(None, description="file that holds the key to show it")

@@ -147,10 +147,20 @@ class Energy:
         for domain in self.domains:
             for entry in domain.settle(now):
                 if not any(other.holds(entry) for other in self.domains):
-                    self.on_final(entry)
+                    self._tell(entry)
         self.on_reading(self.snapshot())
 
+    def _tell(self, entry: Entry) -> None:
+        """Who is told may fail; the others' joules are final all the same."""
+        try:
+            self.on_final(entry)
+        except Exception:
+            log.exception("request %s: telling of its energy failed", entry.id)
+
     def close(self) -> None:
+        """It may block for seconds: a meter that is being asked is waited for."""
+        for domain in self.domains:
+            domain.monitor.end()
         for domain in self.domains:
             domain.monitor.stop()
 

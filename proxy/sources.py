@@ -182,6 +182,22 @@ def _check_domains(config: Config) -> None:
             raise ValueError(f"{url} is no upstream; they are {', '.join(sorted(urls))}")
         if served.count(url) > 1:
             raise ValueError(f"{url} is in more than one domain")
+    _check_devices(config)
+
+
+def _check_devices(config: Config) -> None:
+    """One device in two domains would be counted twice."""
+    energy = config.energy
+    if energy.meter in ("simulated", "modelled"):
+        return
+    for meter in {domain.url or energy.url for domain in energy.domains}:
+        domains = [domain for domain in energy.domains if (domain.url or energy.url) == meter]
+        devices = [device for domain in domains for device in domain.devices]
+        if len(domains) > 1 and not all(domain.devices for domain in domains):
+            raise ValueError("several domains of one meter must each name their devices, or all would have all of them")
+        for device in devices:
+            if devices.count(device) > 1:
+                raise ValueError(f"the device {device} is in more than one domain")
 
 
 def _check_meter(config: Config, environ: Mapping[str, str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 
 from proxy.call import Call
@@ -20,6 +21,8 @@ LONGEST_ANSWER = 8 << 20
 
 
 Watch = Callable[[bytes], None]
+
+_ERROR = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 
 
 def watcher(answer: Answer, call: Call, server: Server, fleet: Fleet) -> Watch:
@@ -67,7 +70,7 @@ def _watch_stream(call: Call, entry: Entry, dialect: Dialect, stored: Callable[[
         for event in reader.feed(chunk):
             tokens += event.tokens
             if event.error:
-                entry.error = event.error
+                entry.error = _kind(event.error)
             if event.id:
                 stored(event.id)
             if event.usage is not None:
@@ -97,6 +100,11 @@ def _watch_answer(entry: Entry, headers: dict[bytes, bytes], dialect: Dialect, s
             stored(dialect.read_id(body))
 
     return watch
+
+
+def _kind(error: str) -> str:
+    """An error's type, if that is what it looks like: an engine may write anything there, and it goes to disk."""
+    return error if _ERROR.fullmatch(error) else "error"
 
 
 def _use_counts(entry: Entry, told: Usage) -> None:

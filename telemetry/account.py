@@ -310,8 +310,13 @@ class Account:
 
     @property
     def settled_until(self) -> float:
-        """Up to here every joule has been given to somebody; -infinity before the first interval."""
-        return min((device.settled_until for device in self._by_device.values()), default=-inf)
+        """Up to here every joule has been given to somebody; -infinity before the first interval.
+
+        A device that has been silent for long while others are heard is not waited for: what it draws is unknown.
+        """
+        untils = [device.settled_until for device in list(self._by_device.values())]
+        newest = max(untils, default=-inf)
+        return min((until for until in untils if until > newest - LOST_AFTER_S), default=-inf)
 
     @property
     def totals(self) -> Totals:

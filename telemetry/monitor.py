@@ -156,9 +156,13 @@ class Monitor:
         self._thread = threading.Thread(target=self._run, name="paceline-meter", daemon=True)
         self._thread.start()
 
-    def stop(self) -> None:
-        """End the thread and give the meter back."""
+    def end(self) -> None:
+        """The thread ends after its present look."""
         self._stopping.set()
+
+    def stop(self) -> None:
+        """End the thread, wait for it, and give the meter back."""
+        self.end()
         if self._thread is not None:
             self._thread.join(timeout=5)
         self.meter.close()

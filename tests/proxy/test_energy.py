@@ -298,3 +298,21 @@ def test_the_selftest_tells_another_servers_profile() -> None:
     turn(metered, meter, 45.0, gpu=700)
     energy.settle(46.0)
     assert verdicts(energy, 46.0)["step model of node"] is Verdict.WARNING
+
+
+@pytest.mark.parametrize(
+    "domains",
+    [
+        [{"upstreams": [HERE]}, {"upstreams": [THERE]}],
+        [{"devices": ["0"], "upstreams": [HERE]}, {"devices": ["0", "1"], "upstreams": [THERE]}],
+    ],
+)
+def test_a_device_in_two_domains_is_refused(domains: list[dict[str, object]]) -> None:
+    with pytest.raises(ConfigError, match=r"energy\.domains"):
+        load(None, {}, {"upstreams": [HERE, THERE], "energy.meter": "nvml", "energy.domains": domains})
+
+
+@pytest.mark.parametrize("url", ["http://user:hunter2@node:9465", "ftp://node", "gpu-7:9465"])
+def test_a_meters_address_holds_no_password_and_is_one(url: str) -> None:
+    with pytest.raises(ConfigError, match=r"energy\.url"):
+        load(None, {}, {"upstreams": [HERE], "energy.meter": "paceline", "energy.url": url})

@@ -347,3 +347,16 @@ def streaming(id: str, began: float, seconds: float) -> Entry:
         e.saw_tokens(began + 0.02 + 0.01 * n, 1)
     e.ended_at = began + seconds
     return e
+
+
+def test_a_device_that_falls_silent_does_not_hide_the_others_for_ever() -> None:
+    account = Account(H200)
+    account.add([interval(0.1 * n, 12_000_000, device="lost") for n in range(10)])
+    account.add([interval(0.1 * n, 12_000_000, device="here") for n in range(1000)])
+    early, late = streaming("early", 1.5, 1.0), streaming("late", 70.0, 1.0)
+    for e in (early, late):
+        account.join(e)
+    assert set(map(id, account.settle(200.0))) == {id(early), id(late)}
+    assert late.energy.final
+    assert account.settled_until == pytest.approx(100.0)
+    assert account.conservation_error_uj == 0
