@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
+from telemetry.cost import StepModel
 from telemetry.snapshot import UNKNOWN, Snapshot
+from telemetry.traffic import UNKNOWN_TRAFFIC, Traffic
 
 
 class Tier(StrEnum):
@@ -47,7 +49,14 @@ class Waiting:
     sequences: int = 1  # slots that it takes: `n`, `best_of` and each prompt of a list count
     server: str = ""  # the only server that can serve it, when it continues what that one stored
     model: str = ""
-    prefix: bytes | None = None
+    prefix: bytes | None = None  # a digest of how its prompt begins; None: not known
+    session: str = ""  # what it is a turn of, as its sender says
+    expected_tokens: float = 0.0  # output tokens of a sequence, as its like had them (`telemetry/lengths.py`); 0: not asked yet
+
+    @property
+    def output_tokens(self) -> float:
+        """What is to be reckoned with: expected, else at most."""
+        return self.expected_tokens or self.max_new_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +69,15 @@ class InFlight:
     first_token_at: float | None = None
 
 
+class ServerState(StrEnum):
+    """Whether an engine can work at once."""
+
+    AWAKE = "awake"
+    FALLING_ASLEEP = "falling_asleep"
+    ASLEEP = "asleep"
+    WAKING = "waking"
+
+
 @dataclass(frozen=True, slots=True)
 class ServerView:
     """One server as the room knows it: the proxy's own count, never a polled copy."""
@@ -69,11 +87,14 @@ class ServerView:
     tokens: int  # prompt and still possible output tokens of the requests in flight
     slots: int | None  # most sequences at once; None: no limit known
     healthy: bool = True
+    state: ServerState = ServerState.AWAKE
+    empty_since: float | None = None  # monotonic seconds; None while somebody is there
+    tpot_s: float | None = None  # seconds an output token after the first, of the latest streams that ended; None: none did
 
     @property
     def free(self) -> float:
-        """Slots left; infinite without a limit, zero when unhealthy."""
-        if not self.healthy:
+        """Slots left; infinite without a limit, zero when unhealthy or not awake."""
+        if not self.healthy or self.state is not ServerState.AWAKE:
             return 0
         return float("inf") if self.slots is None else max(self.slots - self.in_flight, 0)
 
@@ -102,6 +123,13 @@ class Queue(Protocol):
     def prompt_tokens(self) -> int: ...
     @property
     def max_new_tokens(self) -> int: ...
+    def of(self, tier: Tier) -> Queue:
+        """Those of one tier, with the same at hand."""
+        ...
+
+    def due_before(self, instant: float) -> Iterator[Waiting]:
+        """Those whose deadline comes before it, in no order; costs as much as they are many, however many others wait."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +142,8 @@ class View:
     in_flight: Mapping[str, InFlight]
     servers: Sequence[ServerView]
     telemetry: Snapshot = UNKNOWN
+    model: StepModel | None = None  # what a step costs on each of them; None: nobody said
+    traffic: Traffic = UNKNOWN_TRAFFIC
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,3 +176,28 @@ class Placement(Protocol):
     """Answers: which server does each of these requests go to, the earlier ones of the group counted?"""
 
     def place(self, group: Sequence[Waiting], view: View) -> Plan: ...
+
+
+class Action(StrEnum):
+    """What a placement can ask of a server besides work."""
+
+    SLEEP = "sleep"
+    WAKE = "wake"
+
+
+@dataclass(frozen=True, slots=True)
+class Upkeep:
+    """What servers shall do, by their names, and when to ask again if nothing else happens."""
+
+    actions: Mapping[str, Action] = field(default_factory=dict)
+    wake_at: float | None = None
+
+
+@runtime_checkable
+class Tending(Protocol):
+    """A placement that also tends servers: asked at each tick, after those who leave have left.
+
+    The room lets nobody sleep who has work, and wakes a server by itself when somebody waits and none is awake.
+    """
+
+    def tend(self, view: View) -> Upkeep: ...

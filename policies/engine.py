@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import chain, takewhile
+from math import inf
 
 from telemetry.cost import StepModel
 
@@ -85,6 +86,7 @@ class Engine:
     _composed: _Composed | None = None
     _settled: bool = False  # the composition can change no more
     _leaving: list[_Running] = field(default_factory=list)  # cancelled while decoding; they go at the step's end
+    _rest: list[tuple[float, float]] = field(default_factory=list)  # from when on, how many watts without work; else idle power
 
     def submit(self, job: Job, now: float) -> None:
         """Take a job at `now`, which is not before anything advanced to.
@@ -113,6 +115,33 @@ class Engine:
                 self._let_go()
         self._recompose()
 
+    def sleep(self, now: float) -> float | None:
+        """Fall asleep; when it will be. None: it cannot, or has work."""
+        if self.model.sleep_power_w is None or self._jobs:
+            return None
+        self.advance(now)
+        self._rest = [(now, self.model.idle_power_w), (now + self.model.sleep_s, self.model.sleep_power_w)]
+        return now + self.model.sleep_s
+
+    def wake(self, now: float) -> float:
+        """Wake; when it can work again. Waking's joules are spread evenly over its time, or drawn at once."""
+        self.advance(now)
+        wake_s = self.model.wake_s
+        if wake_s:
+            self._rest = [(now, self.model.idle_power_w + self.model.wake_j / wake_s), (now + wake_s, self.model.idle_power_w)]
+        else:
+            self._rest = []
+            self._energy_j += self.model.wake_j
+        return now + wake_s
+
+    def _rest_j(self, since: float, until: float) -> float:
+        """Joules of a time without work."""
+        if not self._rest:
+            return self.model.idle_power_w * (until - since)
+        ends = [at for at, _ in self._rest[1:]] + [inf]
+        spans = ((watts, max(begins, since), min(end, until)) for (begins, watts), end in zip(self._rest, ends, strict=True))
+        return sum(watts * max(end - begins, 0.0) for watts, begins, end in spans)
+
     @property
     def in_flight(self) -> int:
         return len(self._jobs)
@@ -140,16 +169,16 @@ class Engine:
                 break
             done.append(self._finish(composed))
         if self._composed is None and until > self.clock:
-            self._energy_j += self.model.idle_power_w * (until - self.clock)
+            self._energy_j += self._rest_j(self.clock, until)
             self.clock = until
         return done
 
     def energy_j(self, at: float) -> float:
         """Joules drawn from the start until `at`, idle power included; `at` is not before the last `advance`."""
         composed = self._compose()
-        energy = self._energy_j + self.model.idle_power_w * (at - self.clock)
         if composed is None or at <= composed.start:
-            return energy
+            return self._energy_j + self._rest_j(self.clock, at)
+        energy = self._energy_j + self._rest_j(self.clock, composed.start) + self.model.idle_power_w * (at - composed.start)
         return energy + composed.energy_j * min((at - composed.start) / (composed.end - composed.start), 1.0)
 
     def _settle(self, now: float) -> None:
@@ -206,7 +235,9 @@ class Engine:
             yield running, tokens
 
     def _finish(self, step: _Composed) -> Step:
-        self._energy_j += step.energy_j + self.model.idle_power_w * (step.end - self.clock)
+        self._energy_j += self._rest_j(self.clock, step.start) + self.model.idle_power_w * (step.end - step.start)
+        self._energy_j += step.energy_j
+        self._rest = []
         self.clock = step.end
         self.steps += 1
         share = self.model.step_j.base / step.participants

@@ -9,6 +9,10 @@ What the room guarantees, whatever a policy does:
 2. Everybody who came ends in exactly one `Outcome`.
 3. A policy that raises lets everybody go (`Outcome.FAULT`); ids it made up are ignored.
 4. An instant is whole: drivers apply everything that happens at one instant, then call `tick` once.
+5. No server that has work is told to sleep, and somebody who waits while none is awake wakes one.
+
+What the room learns from who comes and ends (rates, lengths, time a token) it learns from these calls alone, so both drivers
+know the same.
 """
 
 from __future__ import annotations
@@ -20,10 +24,26 @@ from heapq import heapify, heappop, heappush
 from math import inf
 from types import MappingProxyType
 
-from policies.base import InFlight, Outcome, Placement, Plan, Policy, ServerView, View, Waiting
+from policies.base import (
+    Action,
+    InFlight,
+    Outcome,
+    Placement,
+    Plan,
+    Policy,
+    ServerState,
+    ServerView,
+    Tending,
+    Upkeep,
+    View,
+    Waiting,
+)
 from policies.fairness import Shares
 from policies.held import SPARE, Held
+from telemetry.cost import StepModel
+from telemetry.lengths import Lengths
 from telemetry.snapshot import UNKNOWN, Snapshot
+from telemetry.traffic import Arrivals, Smoothed
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +65,7 @@ class Tick:
     expired: Sequence[Waiting] = ()
     wake_at: float | None = None
     fault: Exception | None = None
+    actions: Mapping[str, Action] = field(default_factory=dict)  # what servers shall do; the driver tells when they have
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +86,11 @@ class _Server:
     slots: int | None
     healthy: bool = True
     retired: bool = False
+    state: ServerState = ServerState.AWAKE
     in_flight: int = 0
     tokens: int = 0
+    empty_since: float | None = None
+    tpot_s: Smoothed = field(default_factory=Smoothed)
     view: ServerView | None = None  # as it was last looked at; None once anything of it has changed
 
 
@@ -78,6 +102,9 @@ class Room:
         servers: slots of each server by its name; None is no limit.
         queue_limit: most requests waiting, held and ready together; one more is rejected.
         queue_timeout_s: longest capacity wait.
+        model: what a step costs on each server, for policies that reckon with it.
+        arrivals: learns how much comes.
+        lengths: learns how long answers are.
     """
 
     policy: Policy
@@ -87,6 +114,9 @@ class Room:
     queue_timeout_s: float = inf
     draining: bool = False
     telemetry: Snapshot = UNKNOWN
+    model: StepModel | None = None
+    arrivals: Arrivals = field(default_factory=Arrivals)
+    lengths: Lengths = field(default_factory=Lengths)
     _held: Held = field(default_factory=Held)
     _ready: dict[str, _Ready] = field(default_factory=dict)
     _turns: list[_Turn] = field(default_factory=list)  # heap; some in it are gone
@@ -96,8 +126,10 @@ class Room:
     _in_flight: dict[str, InFlight] = field(default_factory=dict)
     _servers: dict[str, _Server] = field(init=False)
     _memory: object = None
+    _tending: Tending | None = None
 
     def __post_init__(self) -> None:
+        self.use(self.policy, self.placement)
         self._servers = {name: _Server(slots) for name, slots in self.servers.items()}
 
     def __repr__(self) -> str:
@@ -115,6 +147,11 @@ class Room:
             raise ValueError(f"request {waiting.id!r} is already in the room")
         if len(self._held) + len(self._ready) >= self.queue_limit:
             return False
+        if not waiting.expected_tokens:
+            expected = self.lengths.expect(waiting.tenant, waiting.model, waiting.max_new_tokens)
+            waiting = replace(waiting, expected_tokens=expected)
+        slack_s = waiting.deadline - waiting.arrived_at
+        self.arrivals.saw(waiting.arrived_at, waiting.prompt_tokens, waiting.output_tokens, slack_s)
         self._held.add(waiting)
         return True
 
@@ -128,20 +165,38 @@ class Room:
         if flight is not None and flight.first_token_at is None:
             self._in_flight[id] = replace(flight, first_token_at=now)
 
-    def ended(self, id: str) -> None:
-        """The upstream response ended, however: its slot is free."""
+    def ended(self, id: str, now: float, output_tokens: int | None = None) -> None:
+        """The upstream response ended, however: its slot is free.
+
+        Args:
+            id: whose.
+            now: monotonic seconds.
+            output_tokens: of all its sequences, if it came to its end; None: it did not, and says nothing of its like.
+        """
         flight = self._in_flight.pop(id, None)
-        if flight is not None:
-            server = self._servers[flight.server]
-            server.in_flight -= flight.waiting.sequences
-            server.tokens -= _tokens(flight.waiting)
-            server.view = None
-            if server.retired and not server.in_flight:
+        if flight is None:
+            return
+        server, waiting = self._servers[flight.server], flight.waiting
+        server.in_flight -= waiting.sequences
+        server.tokens -= _tokens(waiting)
+        server.view = None
+        if output_tokens is not None:
+            self._learn(flight, server, now, output_tokens // waiting.sequences)
+        if not server.in_flight:
+            server.empty_since = now
+            server.tpot_s.forget()  # an empty server is as fast as it can be
+            if server.retired:
                 del self._servers[flight.server]
+
+    def _learn(self, flight: InFlight, server: _Server, now: float, tokens_each: int) -> None:
+        self.lengths.saw(flight.waiting.tenant, flight.waiting.model, tokens_each)
+        if flight.first_token_at is not None and tokens_each > 1:
+            server.tpot_s.saw((now - flight.first_token_at) / (tokens_each - 1))
 
     def use(self, policy: Policy, placement: Placement) -> None:
         """Another strategy rules from the next tick on; it remembers nothing of the former one."""
         self.policy, self.placement, self._memory = policy, placement, None
+        self._tending = placement if isinstance(placement, Tending) else None
 
     def set_slots(self, server: str, slots: int | None) -> None:
         self._servers[server].slots = slots
@@ -151,6 +206,12 @@ class Room:
         """Whether requests may leave to a server; those in flight there are not touched."""
         self._servers[server].healthy = healthy
         self._servers[server].view = None
+
+    def set_state(self, server: str, state: ServerState) -> None:
+        """What a server has become: what it was told to, or of itself."""
+        if server in self._servers:
+            self._servers[server].state = state
+            self._servers[server].view = None
 
     def add_server(self, server: str, slots: int | None) -> None:
         """One more server, or one that was retired and comes back before its last request has ended."""
@@ -174,10 +235,55 @@ class Room:
         wake_at, fault = self._end_holds(now, wall_s)
         leaving, placement_fault = self._assign(now, wall_s)
         expired = [ready.waiting for id in self._overdue(now) if (ready := self._give_up(id))]
-        wakes = [
-            at for at in (wake_at, self._held.earliest_deadline, self._next_timeout()) if at is not None and now < at < inf
-        ]
-        return Tick(leaving, expired, min(wakes, default=None), fault or placement_fault)
+        upkeep, tending_fault = self._tend(now, wall_s)
+        instants = (wake_at, upkeep.wake_at, self._held.earliest_deadline, self._next_timeout())
+        wakes = [at for at in instants if at is not None and now < at < inf]
+        return Tick(leaving, expired, min(wakes, default=None), fault or placement_fault or tending_fault, upkeep.actions)
+
+    @property
+    def tends(self) -> bool:
+        """Whether there is something to decide even while nobody waits."""
+        return self._tending is not None or any(s.state is not ServerState.AWAKE for s in self._servers.values())
+
+    def _tend(self, now: float, wall_s: float) -> tuple[Upkeep, Exception | None]:
+        """What servers shall do: what the placement wants, as far as it harms nobody."""
+        wanted, fault = Upkeep(), None
+        if not self.tends:
+            return wanted, None
+        if self._tending is not None:
+            try:
+                asked = self._tending.tend(self.view(now, wall_s))
+                actions = {str(name): Action(action) for name, action in asked.actions.items()}
+                wanted = Upkeep(actions, None if asked.wake_at is None else float(asked.wake_at))
+            except Exception as error:  # as with a policy
+                fault = error
+        actions = {name: action for name, action in wanted.actions.items() if self._may(name, action)}
+        for name, action in actions.items():
+            self.set_state(name, ServerState.FALLING_ASLEEP if action is Action.SLEEP else ServerState.WAKING)
+        actions |= dict.fromkeys(self._needed(), Action.WAKE)
+        return Upkeep(actions, wanted.wake_at), fault
+
+    def _may(self, name: str, action: Action) -> bool:
+        server = self._servers.get(name)
+        if server is None or server.retired:
+            return False
+        if action is Action.WAKE:
+            return server.state is ServerState.ASLEEP
+        bound = any(ready.waiting.server == name for ready in self._ready.values())
+        return server.state is ServerState.AWAKE and not server.in_flight and not bound
+
+    def _needed(self) -> list[str]:
+        """Sleepers to wake whatever the placement says: all if it tends none, whose work somebody waits for, else one."""
+        servers = {name: server for name, server in self._servers.items() if server.healthy and not server.retired}
+        asleep = [name for name, server in servers.items() if server.state is ServerState.ASLEEP]
+        bound = {ready.waiting.server for ready in self._ready.values()}
+        woken = [name for name in asleep if self._tending is None or name in bound]
+        usable = (ServerState.AWAKE, ServerState.WAKING)
+        if self._ready and not woken and not any(server.state in usable for server in servers.values()):
+            woken = asleep[:1]
+        for name in woken:
+            self.set_state(name, ServerState.WAKING)
+        return woken
 
     def _end_holds(self, now: float, wall_s: float) -> tuple[float | None, Exception | None]:
         """Move from held to ready whom the policy, a deadline, a fault or the drain lets go."""
@@ -302,6 +408,7 @@ class Room:
         self._in_flight[waiting.id] = InFlight(waiting, server, now)
         taken = self._servers[server]
         taken.in_flight += waiting.sequences
+        taken.empty_since = None
         taken.view = None
         self._shares[waiting.priority].left(ready.start)
         taken.tokens += _tokens(waiting)
@@ -319,7 +426,9 @@ class Room:
     # --- what can be seen ---------------------------------------------------------------------------------------
 
     def view(self, now: float, wall_s: float = 0.0) -> View:
-        return View(now, wall_s, self._held, MappingProxyType(self._in_flight), self.server_views(), self.telemetry)
+        in_flight = MappingProxyType(self._in_flight)
+        traffic = self.arrivals.at(now)
+        return View(now, wall_s, self._held, in_flight, self.server_views(), self.telemetry, self.model, traffic)
 
     def server_views(self) -> tuple[ServerView, ...]:
         return tuple(self._server_view(name) for name, server in self._servers.items() if not server.retired)
@@ -327,7 +436,16 @@ class Room:
     def _server_view(self, name: str) -> ServerView:
         server = self._servers[name]
         if server.view is None:
-            server.view = ServerView(name, server.in_flight, server.tokens, server.slots, server.healthy)
+            server.view = ServerView(
+                name,
+                server.in_flight,
+                server.tokens,
+                server.slots,
+                server.healthy,
+                server.state,
+                server.empty_since,
+                server.tpot_s.value,
+            )
         return server.view
 
     @property

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
 from math import inf
 
-from policies.base import Outcome, Waiting
+from policies.base import Action, Outcome, ServerState, Waiting
 from policies.engine import Engine, Job, Step
 from policies.room import Room, Tick
 from policies.strategy import Strategy
@@ -56,6 +58,7 @@ class Run:
     energy_j: dict[str, float] = field(default_factory=dict)  # per server, idle included
     ended_at: float = 0.0
     faults: int = 0
+    actions: list[tuple[float, str, Action]] = field(default_factory=list)  # when which server was told to do what
 
     @property
     def completed(self) -> int:
@@ -75,6 +78,159 @@ class Run:
         return list(counts.values())
 
 
+@dataclass(slots=True)
+class Simulation:
+    """A room and its engines in simulated time, which can be fed while it runs.
+
+    Tell it arrivals in the order of their times, then `advance`: everything that happens up to an instant is then decided,
+    so nobody may arrive before it any more. A request leaves `open` for good once it ends, or is refused.
+
+    Attributes:
+        strategy: who leaves when, and where to.
+        model: each engine's step model.
+        servers: their names and slots; None is no limit.
+        queue_limit: most requests waiting.
+        queue_timeout_s: longest capacity wait.
+        began_at: the first instant.
+        wall_offset_s: what to add to simulated seconds for seconds since the epoch.
+        on_served: told of each request that has ended, in whatever way.
+        on_release: told of each that leaves.
+    """
+
+    strategy: Strategy
+    model: StepModel
+    servers: Mapping[str, int | None]
+    queue_limit: int = 1_000_000_000
+    queue_timeout_s: float = inf
+    began_at: float = 0.0
+    wall_offset_s: float = 0.0
+    on_served: Callable[[Served], None] = lambda served: None
+    on_release: Callable[[Served], None] = lambda served: None
+    room: Room = field(init=False)
+    engines: dict[str, Engine] = field(init=False)
+    open: dict[str, Served] = field(default_factory=dict)
+    now: float = field(init=False)
+    faults: int = 0
+    actions: list[tuple[float, str, Action]] = field(default_factory=list)
+    _coming: deque[Arrival] = field(default_factory=deque)
+    _changes: list[tuple[float, str, ServerState]] = field(default_factory=list)  # heap: servers that fall asleep or wake
+    _wake_at: float = inf
+
+    def __post_init__(self) -> None:
+        self.now = self.began_at
+        self.engines = {name: Engine(self.model, clock=self.began_at) for name in self.servers}
+        self.room = Room(
+            self.strategy.policy,
+            self.strategy.placement,
+            dict(self.servers),
+            queue_limit=self.queue_limit,
+            queue_timeout_s=self.queue_timeout_s,
+            model=self.model,
+        )
+
+    def arrive(self, arrival: Arrival) -> None:
+        """Somebody comes, not before anybody who was told before.
+
+        Raises:
+            ValueError: it is too late for that.
+        """
+        at = arrival.waiting.arrived_at
+        if at < self.now or (self._coming and at < self._coming[-1].waiting.arrived_at):
+            raise ValueError(f"request {arrival.waiting.id!r} arrives at {at}, which is past")
+        self._coming.append(arrival)
+
+    def advance(self, until: float) -> None:
+        """Everything that happens at or before `until`; with infinity, until nothing more happens."""
+        while (now := self.next_at) <= until and now < inf:
+            self._instant(now)
+        if self.now < until < inf:
+            for engine in self.engines.values():
+                engine.advance(until)
+            self.now = until
+
+    @property
+    def next_at(self) -> float:
+        """The next instant at which something happens; infinity when nothing will."""
+        ends = [at for engine in self.engines.values() if (at := engine.next_at) is not None]
+        arrives_at = self._coming[0].waiting.arrived_at if self._coming else inf
+        changes_at = self._changes[0][0] if self._changes else inf
+        return min(arrives_at, self._wake_at, changes_at, *ends)
+
+    @property
+    def over(self) -> bool:
+        """Whether nobody is there and nobody comes."""
+        return not self.open and not self._coming
+
+    def energy_j(self) -> dict[str, float]:
+        """Joules of each server until now, idle included."""
+        return {name: engine.energy_j(self.now) for name, engine in self.engines.items()}
+
+    def _instant(self, now: float) -> None:
+        self.now = now
+        eventful = now >= self._wake_at
+        for engine in self.engines.values():
+            eventful |= self._progress(engine.advance(now))
+        while self._changes and self._changes[0][0] <= now:
+            _, server, state = heappop(self._changes)
+            self.room.set_state(server, state)
+            eventful = True
+        while self._coming and self._coming[0].waiting.arrived_at <= now:
+            self._admit(self._coming.popleft())
+            eventful = True
+        if eventful:
+            tick = self.room.tick(now, now + self.wall_offset_s)
+            self._wake_at = inf if tick.wake_at is None else tick.wake_at
+            self._apply(tick)
+
+    def _admit(self, arrival: Arrival) -> None:
+        served = Served(arrival.waiting, arrival.output_tokens)
+        self.open[arrival.waiting.id] = served
+        if not self.room.admit(arrival.waiting):
+            self._close(served, Outcome.REJECTED)
+
+    def _close(self, served: Served, outcome: Outcome | None = None) -> None:
+        served.outcome = outcome or served.outcome
+        del self.open[served.waiting.id]
+        self.on_served(served)
+
+    def _progress(self, steps: Sequence[Step]) -> bool:
+        """Tell the room and the record what an engine did; False when nobody started or ended."""
+        for step in steps:
+            for id in step.started:
+                self.open[id].first_token_at = step.at
+                self.room.first_token(id, step.at)
+            for finished in step.ended:
+                served = self.open[finished.id]
+                served.ended_at, served.energy_j = step.at, finished.energy_j
+                self.room.ended(finished.id, step.at, served.output_tokens)
+                self._close(served)
+        return any(step.started or step.ended for step in steps)
+
+    def _apply(self, tick: Tick) -> None:
+        self.faults += tick.fault is not None
+        for waiting in tick.expired:
+            self._close(self.open[waiting.id], Outcome.EXPIRED)
+        for leaving in tick.leaving:
+            served = self.open[leaving.waiting.id]
+            served.outcome, served.server, served.released_at = leaving.outcome, leaving.server, self.now
+            job = Job(served.waiting.id, served.waiting.prompt_tokens, served.output_tokens)
+            self.engines[leaving.server].submit(job, self.now)
+            self.on_release(served)
+        for server, action in tick.actions.items():
+            self._act(server, action)
+
+    def _act(self, server: str, action: Action) -> None:
+        """An engine falls asleep or wakes, which takes its time; one that cannot sleep is awake again at once."""
+        self.actions.append((self.now, server, action))
+        engine = self.engines[server]
+        if action is Action.WAKE:
+            heappush(self._changes, (engine.wake(self.now), server, ServerState.AWAKE))
+        elif (asleep_at := engine.sleep(self.now)) is not None:
+            heappush(self._changes, (asleep_at, server, ServerState.ASLEEP))
+        else:
+            heappush(self._changes, (self.now, server, ServerState.AWAKE))
+
+
 def simulate(
     arrivals: Iterable[Arrival],
     strategy: Strategy,
@@ -84,69 +240,40 @@ def simulate(
     slots: int | None = None,
     queue_timeout_s: float = inf,
     until: float = 0.0,
+    wall_offset_s: float = 0.0,
 ) -> Run:
-    """Run arrivals (in order of time) through one room and `servers` engines; energy is counted until the last end.
+    """Run arrivals through one room and `servers` engines, all alike; energy is counted until the last end.
 
     Args:
-        arrivals: ordered by `waiting.arrived_at`.
+        arrivals: in any order.
         strategy: who leaves when, and where to.
         model: each engine's step model.
-        servers: engines, all alike.
+        servers: how many engines.
         slots: each server's slots; None is no limit.
         queue_timeout_s: longest capacity wait.
         until: count energy at least until this instant.
+        wall_offset_s: what to add to simulated seconds for seconds since the epoch.
     """
-    engines = {f"engine-{n}": Engine(model) for n in range(servers)}
-    room = Room(strategy.policy, strategy.placement, dict.fromkeys(engines, slots), queue_timeout_s=queue_timeout_s)
-    run = Run()
     coming = sorted(arrivals, key=lambda arrival: arrival.waiting.arrived_at)
-    position, wake_at = 0, inf
-    while True:
-        ends = {name: at for name, engine in engines.items() if (at := engine.next_at) is not None}
-        arrives_at = coming[position].waiting.arrived_at if position < len(coming) else inf
-        now = min(arrives_at, wake_at, *ends.values()) if ends else min(arrives_at, wake_at)
-        if now == inf:
-            break
-        eventful = now in (arrives_at, wake_at)
-        for name, at in ends.items():
-            if at <= now:
-                eventful |= _progress(run, room, engines[name].advance(now))
-        while position < len(coming) and coming[position].waiting.arrived_at <= now:
-            _arrive(run, room, coming[position])
-            position += 1
-        if eventful:
-            tick = room.tick(now, now)
-            _apply(run, engines, tick, now)
-            wake_at = tick.wake_at if tick.wake_at is not None else inf
-    run.ended_at = max([until, *(engine.clock for engine in engines.values())])
-    run.energy_j = {name: engine.energy_j(run.ended_at) for name, engine in engines.items()}
+    run = Run()
+    names = dict.fromkeys((f"engine-{n}" for n in range(servers)), slots)
+    began_at = min(0.0, coming[0].waiting.arrived_at) if coming else 0.0
+    simulation = Simulation(
+        strategy, model, names, queue_timeout_s=queue_timeout_s, began_at=began_at, wall_offset_s=wall_offset_s
+    )
+    simulation.on_served = lambda served: run.served.__setitem__(served.waiting.id, served)
+    for arrival in coming:
+        simulation.arrive(arrival)
+    last_s = max([until, *_run_out(simulation)])
+    simulation.advance(last_s)
+    run.served = {arrival.waiting.id: run.served[arrival.waiting.id] for arrival in coming}
+    run.ended_at, run.energy_j = last_s, simulation.energy_j()
+    run.faults, run.actions = simulation.faults, simulation.actions
     return run
 
 
-def _arrive(run: Run, room: Room, arrival: Arrival) -> None:
-    served = run.served[arrival.waiting.id] = Served(arrival.waiting, arrival.output_tokens)
-    if not room.admit(arrival.waiting):
-        served.outcome = Outcome.REJECTED
-
-
-def _progress(run: Run, room: Room, steps: Sequence[Step]) -> bool:
-    """Tell the room and the record what the engine did; False when nobody started or ended."""
-    for step in steps:
-        for id in step.started:
-            run.served[id].first_token_at = step.at
-            room.first_token(id, step.at)
-        for finished in step.ended:
-            run.served[finished.id].ended_at = step.at
-            run.served[finished.id].energy_j = finished.energy_j
-            room.ended(finished.id)
-    return any(step.started or step.ended for step in steps)
-
-
-def _apply(run: Run, engines: dict[str, Engine], tick: Tick, now: float) -> None:
-    run.faults += tick.fault is not None
-    for waiting in tick.expired:
-        run.served[waiting.id].outcome = Outcome.EXPIRED
-    for leaving in tick.leaving:
-        served = run.served[leaving.waiting.id]
-        served.outcome, served.server, served.released_at = leaving.outcome, leaving.server, now
-        engines[leaving.server].submit(Job(served.waiting.id, served.waiting.prompt_tokens, served.output_tokens), now)
+def _run_out(simulation: Simulation) -> list[float]:
+    """Let everything happen while somebody is there; when each engine did its last step."""
+    while not simulation.over:
+        simulation.advance(simulation.next_at)
+    return [engine.clock for engine in simulation.engines.values()]

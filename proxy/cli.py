@@ -14,6 +14,9 @@ COMMANDS = {
     "meter": "proxy.meter:command",
     "load": "bench.load:command",
     "calibrate": "bench.calibrate:command",
+    "simulate": "bench.simulation.command:command",
+    "advise": "bench.advise.command:command",
+    "policy": "bench.policy:command",
     "key": "proxy.keys:command",
 }
 

@@ -268,5 +268,6 @@ def create_pool(name: str, config: Config, strategy: Strategy) -> Pool:
         {},
         queue_limit=config.queue.limit,
         queue_timeout_s=config.queue.timeout_s,
+        model=config.step_model(),
     )
     return Pool(name, Scheduler(room, strategy))

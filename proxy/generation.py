@@ -88,7 +88,8 @@ class Generation:
             entry.outcome = entry.outcome or Outcome.CANCELLED
             raise
         finally:
-            scheduler.ended(call.id)
+            whole = not entry.error and 0 < entry.status < 400 and entry.output_tokens > 0
+            scheduler.ended(call.id, entry.output_tokens if whole else None)
             self.ledger.close(entry, scheduler.clock())
             self._count(entry)
             self.on_end(entry)

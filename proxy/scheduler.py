@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from policies.base import Outcome, Waiting
+from policies.base import Action, Outcome, ServerState, Waiting
 from policies.room import Leaving, Room, Tick
 from policies.strategy import Strategy
 from telemetry.snapshot import Snapshot
@@ -38,6 +38,7 @@ class Scheduler:
         on_group: told how many left together.
         on_fault: told that a policy or a placement raised.
         on_tick: told how many seconds a decision for all took.
+        on_action: told what a server shall do.
     """
 
     room: Room
@@ -47,6 +48,7 @@ class Scheduler:
     on_group: Callable[[int], None] = lambda size: None
     on_fault: Callable[[], None] = lambda: None
     on_tick: Callable[[float], None] = lambda seconds: None
+    on_action: Callable[[str, Action], None] = lambda server, action: None
     outcomes: dict[str, int] = field(default_factory=lambda: {outcome.value: 0 for outcome in Outcome})
     admitted: int = 0  # stays in the room that were asked for; each has, or will have, one outcome
     _turns: dict[str, asyncio.Future[Leaving]] = field(default_factory=dict)
@@ -88,9 +90,14 @@ class Scheduler:
         self.room.first_token(id, self.clock())
         self._touch()
 
-    def ended(self, id: str) -> None:
-        """The upstream response ended: its slot is free."""
-        self.room.ended(id)
+    def ended(self, id: str, output_tokens: int | None = None) -> None:
+        """The upstream response ended: its slot is free. Tokens are told of answers that came to their end."""
+        self.room.ended(id, self.clock(), output_tokens)
+        self._touch()
+
+    def set_state(self, server: str, state: ServerState) -> None:
+        """A server has fallen asleep, or has woken."""
+        self.room.set_state(server, state)
         self._touch()
 
     def observe(self, snapshot: Snapshot) -> None:
@@ -132,7 +139,7 @@ class Scheduler:
 
     def _touch(self) -> None:
         """Something happened: tick once this instant is over."""
-        if not self._ticking and (self.room.held or self.room.ready):
+        if not self._ticking and (self.room.held or self.room.ready or self.room.tends):
             self._ticking = True
             # two hops: what else is ready to run at this instant runs before the tick
             loop = asyncio.get_running_loop()
@@ -172,6 +179,8 @@ class Scheduler:
                 turn.set_exception(Refused(Outcome.EXPIRED))
         if tick.leaving:
             self.on_group(len(tick.leaving))
+        for server, action in tick.actions.items():
+            self.on_action(server, action)
 
     def _count(self, outcome: Outcome) -> None:
         self.outcomes[outcome] += 1

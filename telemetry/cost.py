@@ -57,6 +57,10 @@ class StepModel:
         max_step_tokens: most tokens, decoded and prompt together, in one step (chunked prefill).
         band: relative error within which the model's energy is believed; attribution scales only inside it.
         step_j_error: relative standard errors of the coefficients of `step_j`.
+        sleep_power_w: watts while the engine sleeps; None: it cannot.
+        sleep_s: seconds until it sleeps.
+        wake_s: seconds until it can work again.
+        wake_j: joules of waking, net of idle power.
     """
 
     name: str
@@ -68,6 +72,10 @@ class StepModel:
     max_step_tokens: int = 8192
     band: float = 0.25
     step_j_error: Linear = STEP_J_ERROR
+    sleep_power_w: float | None = None
+    sleep_s: float = 0.0
+    wake_s: float = 0.0
+    wake_j: float = 0.0
 
     def first_token_s(self, prompt_tokens: int) -> float:
         """Seconds from arrival to first token on an idle server, in whole steps of `max_step_tokens`."""
@@ -137,6 +145,8 @@ def _fits(key: str, value: object) -> bool:
         return isinstance(value, str)
     if key in ("max_sequences", "max_step_tokens"):
         return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    if key == "sleep_power_w" and value is None:
+        return True
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     return 0 < value < inf if key == "step_s.base" else 0 <= value < inf  # steps that take no time would never end

@@ -28,7 +28,7 @@ def served(room: Room, turns: int) -> list[str]:
     for now in range(turns):
         for leaving in room.tick(float(now)).leaving:
             order.append(leaving.waiting.id)
-            room.ended(leaving.waiting.id)
+            room.ended(leaving.waiting.id, float(now))
     return order
 
 
@@ -91,7 +91,7 @@ def test_a_request_takes_as_many_slots_as_it_has_sequences() -> None:
     pool.admit(ask("y"))
     assert [leaving.waiting.id for leaving in pool.tick(0.0).leaving] == ["wide", "x"]
     assert pool.server_views()[0].in_flight == 4
-    pool.ended("wide")
+    pool.ended("wide", 0.0)
     assert [leaving.waiting.id for leaving in pool.tick(1.0).leaving] == ["y"]
 
 
@@ -102,9 +102,9 @@ def test_one_that_needs_several_slots_is_not_overtaken_for_ever() -> None:
     pool.tick(0.0)
     pool.admit(ask("wide", sequences=2))
     pool.admit(ask("z"))
-    pool.ended("x")
+    pool.ended("x", 0.0)
     assert not pool.tick(1.0).leaving
-    pool.ended("y")
+    pool.ended("y", 0.0)
     assert [leaving.waiting.id for leaving in pool.tick(2.0).leaving] == ["wide"]
 
 
@@ -113,7 +113,7 @@ def test_one_that_is_wider_than_the_server_gets_it_alone() -> None:
     pool.admit(ask("wide", sequences=9))
     pool.admit(ask("x"))
     assert [leaving.waiting.id for leaving in pool.tick(0.0).leaving] == ["wide"]
-    pool.ended("wide")
+    pool.ended("wide", 0.0)
     assert [leaving.waiting.id for leaving in pool.tick(1.0).leaving] == ["x"]
 
 
@@ -123,7 +123,7 @@ def test_one_that_continues_goes_to_the_server_that_remembers() -> None:
     pool.admit(ask("second", server="b"))
     pool.admit(ask("third"))
     assert [(one.waiting.id, one.server) for one in pool.tick(0.0).leaving] == [("first", "b"), ("third", "a")]
-    pool.ended("first")
+    pool.ended("first", 0.0)
     assert [(one.waiting.id, one.server) for one in pool.tick(1.0).leaving] == [("second", "b")]
 
 
@@ -136,7 +136,7 @@ def test_a_retired_server_ends_what_it_has_and_gets_no_more() -> None:
         pool.admit(ask(f"r{n}"))
     assert {one.server for one in pool.tick(1.0).leaving} == {"a"}
     assert [view.name for view in pool.server_views()] == ["a"]
-    pool.ended("x")
+    pool.ended("x", 0.0)
     pool.add_server("b", 1)
     assert [(view.name, view.in_flight) for view in pool.server_views()] == [("a", 4), ("b", 0)]
 
@@ -149,7 +149,7 @@ def test_a_server_that_comes_back_still_counts_what_it_has() -> None:
     pool.add_server("a", 1)
     pool.admit(ask("y"))
     assert not pool.tick(1.0).leaving
-    pool.ended("x")
+    pool.ended("x", 0.0)
     assert [one.waiting.id for one in pool.tick(2.0).leaving] == ["y"]
 
 

@@ -51,7 +51,7 @@ def test_by_priority_and_then_by_readiness() -> None:
     full.set_slots("a", 1)
     for n in range(4):
         (id,) = left(full.tick(float(n)))
-        full.ended(id)
+        full.ended(id, 0.0)
         order.append(id)
     assert order == ["high", "first", "second", "low"]
 
@@ -74,7 +74,7 @@ def test_the_two_waits_are_told_apart() -> None:
     pool.admit(waiting("y", 3.0, 50))
     (x,) = pool.tick(3.0).leaving
     assert (x.waiting.id, x.outcome, x.held_s, x.queued_s) == ("x", Outcome.POLICY, 3.0, 0.0)
-    pool.ended("x")
+    pool.ended("x", 0.0)
     (y,) = pool.tick(7.0).leaving
     assert (y.waiting.id, y.held_s, y.queued_s) == ("y", 0.0, 4.0)
 

@@ -101,6 +101,7 @@ class AnyOrder(RuleBasedStateMachine):
             sequences=sequences,
             server=server,
             weight=1.0 + tokens % 3,
+            expected_tokens=1.5 * tokens,
         )
         full = len(self.waiting) >= self.limit
         assert self.room.admit(waiting) is not full
@@ -131,7 +132,7 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(data=st.data())
     def ended(self, data: st.DataObject) -> None:
         id = data.draw(st.sampled_from([*self.waiting, *self.in_flight, "made up"]))
-        self.room.ended(id)
+        self.room.ended(id, self.now)
         if self.in_flight.pop(id, None):
             self.gone.append(id)
 
@@ -219,7 +220,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.tick(0.25)
         assert not self.waiting
         for id in list(self.in_flight):
-            self.room.ended(id)
+            self.room.ended(id, self.now)
         assert (self.room.held, self.room.ready, self.room.in_flight) == (0, 0, 0)
         assert all((server.in_flight, server.tokens) == (0, 0) for server in self.room.server_views())
         assert sum(self.outcomes.values()) == self.admitted

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 
 import pytest
@@ -28,6 +28,7 @@ def strategy(name: str, placement: str = "spread", **params: object) -> Strategy
 
 def scheduler(chosen: Strategy, *, servers: int = 1, slots: int | None = None, **room: object) -> Scheduler:
     names = {f"engine-{n}": slots for n in range(servers)}
+    room = {"model": MODEL, **room}
     return Scheduler(Room(chosen.policy, chosen.placement, names, **room), chosen, virtual_now)  # type: ignore[arg-type]
 
 
@@ -45,9 +46,11 @@ class LiveEngines:
 
     scheduler: Scheduler
     engines: dict[str, Engine]
+    lengths: dict[str, int] = field(default_factory=dict)
 
     def submit(self, leaving: Leaving, output_tokens: int) -> None:
         now = asyncio.get_running_loop().time()
+        self.lengths[leaving.waiting.id] = output_tokens
         self.engines[leaving.server].submit(Job(leaving.waiting.id, leaving.waiting.prompt_tokens, output_tokens), now)
         self._arm(leaving.server)
 
@@ -64,7 +67,7 @@ class LiveEngines:
             for id in step.started:
                 self.scheduler.first_token(id)
             for finished in step.ended:
-                self.scheduler.ended(finished.id)
+                self.scheduler.ended(finished.id, self.lengths[finished.id])
         self._arm(server)
 
 
