@@ -12,9 +12,8 @@ import platform
 import time
 from collections.abc import Mapping
 from importlib.metadata import version
-from math import exp, log
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 import click
@@ -24,13 +23,11 @@ from bench.arrivals import Load
 from bench.bodies import Options
 from bench.open_loop import perform
 from bench.processes import proxy
+from bench.studies.intervals import ratio_interval
 from policies.base import Tier
 
 ARMS = ("passthrough", "span")
 SETTLE_S = 1.5  # between runs, so that each begins with an idle device
-
-# two-sided 95 % points of Student's t by degrees of freedom
-T95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262, 14: 2.145, 19: 2.093}
 
 
 @click.command()
@@ -58,14 +55,15 @@ async def study(*, url: str, model: str, meter: str, seeds: int, first_seed: int
     pairs = []
     options = ("--upstream", url, "--dialect", "openai", "--meter", meter, "--policy", ARMS[0])
     async with proxy(*options) as ports, httpx.AsyncClient(base_url=ports.admin, trust_env=False) as admin:
-        await _run(ports.data, ports.admin, model, 0, {**shape, "requests": 8, "rate": 8.0})  # warms kernels up
+        await _run(ports.data, ports.admin, model, 0, 0, {**shape, "requests": 8, "rate": 8.0})  # warms kernels up
         for number in range(seeds):
             order = ARMS if number % 2 == 0 else ARMS[::-1]
             pair: dict[str, Any] = {"seed": first_seed + number, "order": list(order)}
             for arm in order:
                 await asyncio.sleep(SETTLE_S)
                 (await admin.put("/policy", json={"policy": {"name": arm}})).raise_for_status()
-                pair[arm] = await _run(ports.data, ports.admin, model, first_seed + number, shape)
+                prompts = 2 * (first_seed + number) + ARMS.index(arm)  # none is in a cache that the other arm has filled
+                pair[arm] = await _run(ports.data, ports.admin, model, first_seed + number, prompts, shape)
                 click.echo(f"seed {first_seed + number} {arm}: {brief(pair[arm])}")
             pairs.append(pair)
         status = (await admin.get("/status")).json()
@@ -81,7 +79,7 @@ async def study(*, url: str, model: str, meter: str, seeds: int, first_seed: int
     }
 
 
-async def _run(data: str, admin: str, model: str, seed: int, shape: Mapping[str, Any]) -> dict[str, Any]:
+async def _run(data: str, admin: str, model: str, seed: int, prompts: int, shape: Mapping[str, Any]) -> dict[str, Any]:
     load = Load(
         rate=shape["rate"],
         requests=shape["requests"],
@@ -98,7 +96,7 @@ async def _run(data: str, admin: str, model: str, seed: int, shape: Mapping[str,
         model=model,
         ignore_eos=True,
         max_hold_s={Tier.INTERACTIVE: shape["slack_s"]},
-        seed=seed,
+        seed=prompts,
     )
     return (await perform(load.plan(), options)).as_json()
 
@@ -132,11 +130,9 @@ def summary(pairs: list[dict[str, Any]]) -> dict[str, Any]:
             "tpot_p99_s": _mean([pair[arm]["latency"]["all"]["tpot_s"]["p99"] for pair in complete]),
             "group_mean": _mean([pair[arm]["groups"]["mean"] for pair in complete]),
         }
-    if len(ratios) > 1:
-        logs = [log(ratio) for ratio in ratios]
-        t = T95[max(df for df in T95 if df <= len(ratios) - 1)]
-        half = t * stdev(logs) / len(logs) ** 0.5
-        told["saving"] = {"ratio": exp(mean(logs)), "low_95": exp(mean(logs) - half), "high_95": exp(mean(logs) + half)}
+    saving = ratio_interval(ratios)
+    if saving is not None and saving.low_95 is not None:
+        told["saving"] = {"ratio": saving.middle, "low_95": saving.low_95, "high_95": saving.high_95}
     return told
 
 

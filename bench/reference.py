@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from pydantic_core import PydanticUndefined
 
-from proxy.config import Config, Domain, Model, Objective, Section, Tenant, Upstream
+from proxy.config import Config, Domain, Model, Objective, Section, ShadowStrategy, Tenant, Upstream
 
 PAGE = Path(__file__).parent.parent / "docs/configuration.md"
 
@@ -32,6 +32,10 @@ what does not fit together;
     default_s = 4.0
     max_s = 30.0
 
+A parameter that is a policy itself is written by its name, or as a table of `name` and `params`:
+`params = { in_flight = 96, policy = { name = "window", params = { every_s = 1 } } }` of `capped`; as flags `--policy capped
+--set in_flight=96 --set policy=window --set policy.params.every_s=1`. `paceline policy list` names what is built in.
+
 SIGHUP and `POST /reload` on the admin port read all of it again, and put all of it or nothing in force, without dropping a
 request. What needs a restart is refused there by name: `host`, `port`, `admin_host`, `admin_port`, `ledger`, `energy` but
 for `energy.carbon` and `energy.price`, and of `limits` all but `body_bytes`. `paceline.config.generation` tells which is in
@@ -48,6 +52,7 @@ LISTS: dict[str, type[Section]] = {
     "tenants": Tenant,
     "objectives": Objective,
     "energy.domains": Domain,
+    "shadow.strategies": ShadowStrategy,
 }
 
 

@@ -144,6 +144,8 @@ class View:
     telemetry: Snapshot = UNKNOWN
     model: StepModel | None = None  # what a step costs on each of them; None: nobody said
     traffic: Traffic = UNKNOWN_TRAFFIC
+    ready_sequences: int = 0  # of requests that have left their hold and have no slot yet
+    ready_tokens: int = 0  # their prompt and possible output tokens
 
 
 @dataclass(frozen=True, slots=True)

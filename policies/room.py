@@ -119,6 +119,8 @@ class Room:
     lengths: Lengths = field(default_factory=Lengths)
     _held: Held = field(default_factory=Held)
     _ready: dict[str, _Ready] = field(default_factory=dict)
+    _ready_sequences: int = 0
+    _ready_tokens: int = 0
     _turns: list[_Turn] = field(default_factory=list)  # heap; some in it are gone
     _timeouts: deque[tuple[float, _Ready]] = field(default_factory=deque)
     _shares: dict[int, Shares] = field(default_factory=lambda: defaultdict(Shares))  # by priority
@@ -210,8 +212,11 @@ class Room:
     def set_state(self, server: str, state: ServerState) -> None:
         """What a server has become: what it was told to, or of itself."""
         if server in self._servers:
-            self._servers[server].state = state
-            self._servers[server].view = None
+            changed = self._servers[server]
+            if state is ServerState.AWAKE and changed.state is not state:
+                changed.empty_since = None  # awake anew: how long it has been empty begins anew, at the next tick
+            changed.state = state
+            changed.view = None
 
     def add_server(self, server: str, slots: int | None) -> None:
         """One more server, or one that was retired and comes back before its last request has ended."""
@@ -250,6 +255,7 @@ class Room:
         wanted, fault = Upkeep(), None
         if not self.tends:
             return wanted, None
+        self._note_empty(now)
         if self._tending is not None:
             try:
                 asked = self._tending.tend(self.view(now, wall_s))
@@ -262,6 +268,12 @@ class Room:
             self.set_state(name, ServerState.FALLING_ASLEEP if action is Action.SLEEP else ServerState.WAKING)
         actions |= dict.fromkeys(self._needed(), Action.WAKE)
         return Upkeep(actions, wanted.wake_at), fault
+
+    def _note_empty(self, now: float) -> None:
+        """Those that nobody has been to yet, or since they woke, are empty from now on."""
+        for server in self._servers.values():
+            if not server.in_flight and server.empty_since is None:
+                server.empty_since, server.view = now, None
 
     def _may(self, name: str, action: Action) -> bool:
         server = self._servers.get(name)
@@ -310,6 +322,7 @@ class Room:
             if waiting is None:
                 continue  # named twice
             ready = self._ready[id] = _Ready(waiting, outcome, now, self._shares[waiting.priority].start(waiting))
+            self._count_ready(waiting, 1)
             self._order += 1
             heappush(self._turns, (-waiting.priority, ready.start, self._order, ready))
             self._timeouts.append((now + self.queue_timeout_s, ready))
@@ -320,8 +333,13 @@ class Room:
         """One of the ready leaves without a slot."""
         ready = self._ready.pop(id, None)
         if ready is not None:
+            self._count_ready(ready.waiting, -1)
             self._shares[ready.waiting.priority].gave_up(ready.waiting)
         return ready
+
+    def _count_ready(self, waiting: Waiting, change: int) -> None:
+        self._ready_sequences += change * waiting.sequences
+        self._ready_tokens += change * _tokens(waiting)
 
     def _forget_gone(self) -> None:
         """Else who gave up is remembered while slots are short."""
@@ -405,6 +423,7 @@ class Room:
     def _leave(self, ready: _Ready, server: str, now: float) -> Leaving:
         waiting = ready.waiting
         del self._ready[waiting.id]
+        self._count_ready(waiting, -1)
         self._in_flight[waiting.id] = InFlight(waiting, server, now)
         taken = self._servers[server]
         taken.in_flight += waiting.sequences
@@ -428,7 +447,8 @@ class Room:
     def view(self, now: float, wall_s: float = 0.0) -> View:
         in_flight = MappingProxyType(self._in_flight)
         traffic = self.arrivals.at(now)
-        return View(now, wall_s, self._held, in_flight, self.server_views(), self.telemetry, self.model, traffic)
+        ready = self._ready_sequences, self._ready_tokens
+        return View(now, wall_s, self._held, in_flight, self.server_views(), self.telemetry, self.model, traffic, *ready)
 
     def server_views(self) -> tuple[ServerView, ...]:
         return tuple(self._server_view(name) for name, server in self._servers.items() if not server.retired)

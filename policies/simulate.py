@@ -9,7 +9,7 @@ from heapq import heappop, heappush
 from math import inf
 
 from policies.base import Action, Outcome, ServerState, Waiting
-from policies.engine import Engine, Job, Step
+from policies.engine import Engine, Finished, Job, Step
 from policies.room import Room, Tick
 from policies.strategy import Strategy
 from telemetry.cost import StepModel
@@ -20,7 +20,7 @@ class Arrival:
     """A request as the world sees it: what the policy knows, and the output length that nobody knows yet."""
 
     waiting: Waiting
-    output_tokens: int
+    output_tokens: int  # of all its sequences
 
 
 @dataclass(slots=True)
@@ -28,7 +28,7 @@ class Served:
     """One simulated request from arrival to end; all times in seconds of simulated time."""
 
     waiting: Waiting
-    output_tokens: int
+    output_tokens: int  # of all its sequences
     outcome: Outcome | None = None
     server: str = ""
     released_at: float = inf
@@ -47,7 +47,7 @@ class Served:
     @property
     def tpot_s(self) -> float:
         """Seconds per output token after the first."""
-        return (self.ended_at - self.first_token_at) / max(self.output_tokens - 1, 1)
+        return (self.ended_at - self.first_token_at) / max(self.output_tokens / self.waiting.sequences - 1, 1)
 
 
 @dataclass(slots=True)
@@ -115,9 +115,12 @@ class Simulation:
     _coming: deque[Arrival] = field(default_factory=deque)
     _changes: list[tuple[float, str, ServerState]] = field(default_factory=list)  # heap: servers that fall asleep or wake
     _wake_at: float = inf
+    _events: dict[str, float] = field(init=False)  # of each engine: an instant before which nobody starts or ends there
+    _jobs: dict[str, tuple[Served, set[str]]] = field(default_factory=dict)  # whose each is, and which of its are not over
 
     def __post_init__(self) -> None:
         self.now = self.began_at
+        self._events = dict.fromkeys(self.servers, inf)
         self.engines = {name: Engine(self.model, clock=self.began_at) for name in self.servers}
         self.room = Room(
             self.strategy.policy,
@@ -144,17 +147,14 @@ class Simulation:
         while (now := self.next_at) <= until and now < inf:
             self._instant(now)
         if self.now < until < inf:
-            for engine in self.engines.values():
-                engine.advance(until)
             self.now = until
 
     @property
     def next_at(self) -> float:
         """The next instant at which something happens; infinity when nothing will."""
-        ends = [at for engine in self.engines.values() if (at := engine.next_at) is not None]
         arrives_at = self._coming[0].waiting.arrived_at if self._coming else inf
         changes_at = self._changes[0][0] if self._changes else inf
-        return min(arrives_at, self._wake_at, changes_at, *ends)
+        return min(arrives_at, self._wake_at, changes_at, *self._events.values())
 
     @property
     def over(self) -> bool:
@@ -163,13 +163,16 @@ class Simulation:
 
     def energy_j(self) -> dict[str, float]:
         """Joules of each server until now, idle included."""
+        for engine in self.engines.values():
+            engine.leap(self.now)  # nobody starts or ends there by then who has not been told
         return {name: engine.energy_j(self.now) for name, engine in self.engines.items()}
 
     def _instant(self, now: float) -> None:
         self.now = now
         eventful = now >= self._wake_at
-        for engine in self.engines.values():
-            eventful |= self._progress(engine.advance(now))
+        for name in [name for name, at in self._events.items() if at <= now]:
+            eventful |= self._progress(self.engines[name].leap(now))
+            self._expect(name)
         while self._changes and self._changes[0][0] <= now:
             _, server, state = heappop(self._changes)
             self.room.set_state(server, state)
@@ -181,6 +184,11 @@ class Simulation:
             tick = self.room.tick(now, now + self.wall_offset_s)
             self._wake_at = inf if tick.wake_at is None else tick.wake_at
             self._apply(tick)
+
+    def _expect(self, name: str) -> None:
+        """When an engine is to be looked at next."""
+        at = self.engines[name].next_event_at
+        self._events[name] = inf if at is None else at
 
     def _admit(self, arrival: Arrival) -> None:
         served = Served(arrival.waiting, arrival.output_tokens)
@@ -197,13 +205,11 @@ class Simulation:
         """Tell the room and the record what an engine did; False when nobody started or ended."""
         for step in steps:
             for id in step.started:
-                self.open[id].first_token_at = step.at
-                self.room.first_token(id, step.at)
+                served, _ = self._jobs[id]
+                served.first_token_at = min(step.at, served.first_token_at)
+                self.room.first_token(served.waiting.id, step.at)
             for finished in step.ended:
-                served = self.open[finished.id]
-                served.ended_at, served.energy_j = step.at, finished.energy_j
-                self.room.ended(finished.id, step.at, served.output_tokens)
-                self._close(served)
+                self._end(finished, step.at)
         return any(step.started or step.ended for step in steps)
 
     def _apply(self, tick: Tick) -> None:
@@ -213,11 +219,33 @@ class Simulation:
         for leaving in tick.leaving:
             served = self.open[leaving.waiting.id]
             served.outcome, served.server, served.released_at = leaving.outcome, leaving.server, self.now
-            job = Job(served.waiting.id, served.waiting.prompt_tokens, served.output_tokens)
-            self.engines[leaving.server].submit(job, self.now)
+            self._submit(served)
             self.on_release(served)
+        for name in dict.fromkeys(leaving.server for leaving in tick.leaving):
+            self._expect(name)
         for server, action in tick.actions.items():
             self._act(server, action)
+
+    def _submit(self, served: Served) -> None:
+        """A job for each sequence, of as many tokens as they have on average; each computes its prompt itself."""
+        engine, waiting = self.engines[served.server], served.waiting
+        engine.leap(self.now)  # nobody starts or ends there by now who has not been told
+        each, more = divmod(served.output_tokens, waiting.sequences)
+        ids = [waiting.id] if waiting.sequences == 1 else [f"{waiting.id}/{number}" for number in range(waiting.sequences)]
+        left = set(ids)
+        for number, id in enumerate(ids):
+            self._jobs[id] = (served, left)
+            engine.submit(Job(id, waiting.prompt_tokens, max(each + (number < more), 1)), self.now)
+
+    def _end(self, finished: Finished, at: float) -> None:
+        """A job is over, and its request once all of its are."""
+        served, left = self._jobs.pop(finished.id)
+        served.energy_j += finished.energy_j
+        left.discard(finished.id)
+        if not left:
+            served.ended_at = at
+            self.room.ended(served.waiting.id, at, served.output_tokens)
+            self._close(served)
 
     def _act(self, server: str, action: Action) -> None:
         """An engine falls asleep or wakes, which takes its time; one that cannot sleep is awake again at once."""
@@ -241,6 +269,7 @@ def simulate(
     queue_timeout_s: float = inf,
     until: float = 0.0,
     wall_offset_s: float = 0.0,
+    watch: Callable[[float], None] = lambda now: None,
 ) -> Run:
     """Run arrivals through one room and `servers` engines, all alike; energy is counted until the last end.
 
@@ -253,6 +282,7 @@ def simulate(
         queue_timeout_s: longest capacity wait.
         until: count energy at least until this instant.
         wall_offset_s: what to add to simulated seconds for seconds since the epoch.
+        watch: told of each instant that has been simulated.
     """
     coming = sorted(arrivals, key=lambda arrival: arrival.waiting.arrived_at)
     run = Run()
@@ -264,16 +294,12 @@ def simulate(
     simulation.on_served = lambda served: run.served.__setitem__(served.waiting.id, served)
     for arrival in coming:
         simulation.arrive(arrival)
-    last_s = max([until, *_run_out(simulation)])
+    while not simulation.over:
+        simulation.advance(simulation.next_at)
+        watch(simulation.now)
+    last_s = max(until, simulation.now)
     simulation.advance(last_s)
     run.served = {arrival.waiting.id: run.served[arrival.waiting.id] for arrival in coming}
     run.ended_at, run.energy_j = last_s, simulation.energy_j()
     run.faults, run.actions = simulation.faults, simulation.actions
     return run
-
-
-def _run_out(simulation: Simulation) -> list[float]:
-    """Let everything happen while somebody is there; when each engine did its last step."""
-    while not simulation.over:
-        simulation.advance(simulation.next_at)
-    return [engine.clock for engine in simulation.engines.values()]

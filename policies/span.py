@@ -23,7 +23,7 @@ class Span:
     """
 
     def decide(self, view: View, memory: object) -> Decision:
-        flag = memory if memory in view.in_flight else None
+        flag = memory if isinstance(memory, str) and memory in view.in_flight else None
         if flag is None and view.now >= view.waiting.earliest_deadline:
             flag = min(view.waiting, key=lambda waiting: waiting.deadline).id
         if flag is None:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi import FastAPI, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict
 
 from policies.base import Outcome, ServerView
 from policies.strategy import UnknownStrategy, build
+from proxy import shadow_report
 from proxy.app import App
 from proxy.breaker import Circuit
 from proxy.config import Config, Named
@@ -23,8 +26,11 @@ from proxy.reload import reload
 from proxy.selftest import selftest
 from proxy.sources import ConfigError
 from telemetry.ledger import Entry
-from telemetry.records import tell
+from telemetry.records import record, tell
+from telemetry.snapshot import Scope, Source
 from telemetry.usage import KEYS, RULES
+
+RECORDS_AT_ONCE = 50
 
 
 class Change(BaseModel):
@@ -100,6 +106,16 @@ def create_admin(app: App, read: Callable[[], Config] | None = None) -> FastAPI:
         if unknown := [key for key in keys if key not in KEYS]:
             raise HTTPException(422, f"by: {', '.join(unknown)}: no such key; they are {', '.join(KEYS)}")
         return describe_usage(app, keys)
+
+    @api.get("/shadow")
+    async def shadow() -> dict[str, Any]:
+        """What other strategies would have done with the live arrivals, and what the one in force saves: all modelled."""
+        return {**shadow_report.describe(app.shadows), "model_check": _model_check(app)}
+
+    @api.get("/ledger")
+    async def latest(limit: Annotated[int, Query(ge=1, le=20_000)] = 1_000) -> StreamingResponse:
+        """The latest requests that have ended, as the ledger's files have them: JSON lines, in the order of their ends."""
+        return StreamingResponse(_records(app, app.ledger.latest(limit)), media_type="application/jsonl")
 
     @api.get("/policy")
     async def policy() -> dict[str, Any]:
@@ -177,6 +193,25 @@ def describe_usage(app: App, keys: Sequence[str]) -> dict[str, Any]:
     }
 
 
+async def _records(app: App, entries: Sequence[Entry]) -> AsyncIterator[bytes]:
+    """In small pieces, between which requests go on."""
+    for start in range(0, len(entries), RECORDS_AT_ONCE):
+        lines = (json.dumps(record(entry, app.factors)) for entry in entries[start : start + RECORDS_AT_ONCE])
+        yield "".join(line + "\n" for line in lines).encode()
+        await asyncio.sleep(0)
+
+
+def _model_check(app: App) -> dict[str, Any] | None:
+    """What requests were charged of measured joules, beside what the model says of the same; None: nobody measures."""
+    domains = [domain for domain in (app.energy.totals() if app.energy is not None else ()) if domain.scope is Scope.GPU]
+    sources = sorted({str(domain.source) for domain in domains} - {Source.MODELLED.value})
+    modelled_j = sum(domain.modelled_j for domain in domains)
+    if not sources or modelled_j <= 0:
+        return None
+    measured_j = sum(domain.counted_uj - domain.idle_uj for domain in domains) / 1e6
+    return {"measured_j": measured_j, "source": sources, "modelled_j": modelled_j, "ratio": measured_j / modelled_j}
+
+
 def _energy_state(app: App, entry: Entry) -> str:
     """Whether more can become known of a request's joules: no energy may mean not yet, or never."""
     if entry.energy.final:
@@ -199,6 +234,7 @@ def _server(pool: Pool, view: ServerView) -> dict[str, Any]:
         "tokens": view.tokens,
         "slots": view.slots,
         "healthy": view.healthy,
+        "state": view.state.value,
         "circuit": server.breaker.circuit.value,
         "connections": server.client.connections,
     }

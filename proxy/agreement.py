@@ -1,4 +1,4 @@
-"""What a request's sender agreed to: its tier, and how long it may be held."""
+"""What a request's sender agreed to: its tier, how long it may be held, and what it is a turn of."""
 
 from __future__ import annotations
 
@@ -43,6 +43,12 @@ def slack_s(
     if asked is None:
         asked = next((route.default_s for route in slack.routes if route.path == path), hold.default_s)
     return min(max(asked, 0.0), hold.max_s)
+
+
+def session_of(ask: Ask, headers: Mapping[bytes, bytes]) -> str:
+    """What the request is a turn of: `x-session-id`, llama.cpp's `x-conversation-id`, else what its body says."""
+    told = headers.get(b"x-session-id") or headers.get(b"x-conversation-id")
+    return told[:256].decode("latin-1") if told else ask.session
 
 
 def _number(value: bytes | None) -> float | None:

@@ -11,14 +11,16 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
-from policies.base import Outcome
-from proxy import selftest
+from policies.base import Action, Outcome
+from proxy import selftest, shadow_report
 from proxy.checks import Checks
 from proxy.config import Config
 from proxy.energy import Energy
 from proxy.fleet import Fleet, Pool, create_fleet
 from proxy.forward import Forward
 from proxy.metering import create_energy
+from proxy.shadow import Shadows
+from proxy.sleeping import Sleeping
 from telemetry.factors import Factors
 from telemetry.gauges import ConfigVersion, Gauges, ServerGauge
 from telemetry.jsonl import JsonLines
@@ -48,8 +50,10 @@ class App:
     telemetry: Telemetry
     factors: Factors
     files: LedgerFiles | None  # None: nobody asked for files of the ledger
+    shadows: Shadows
     usage: Usage = field(default_factory=Usage)
     settling: dict[str, Entry] = field(default_factory=dict)  # ended, and their joules are not final
+    sleeping: Sleeping = field(default_factory=Sleeping)
     generation: int = 1  # of the configuration; one more with each reload
     _background: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -61,6 +65,7 @@ class App:
             self.run(selftest.at_start(self.energy, self.forward.model), "paceline-selftest")
         if self.files is not None:
             self.files.start()
+        self.run(self.shadows.run(), "paceline-shadow")
 
     def run(self, coroutine: object, name: str) -> None:
         """Something in the background, until it ends or the proxy does."""
@@ -86,6 +91,7 @@ class App:
     async def stop(self) -> None:
         """Give everything back, after the data port has closed."""
         await self.checks.stop()
+        await self.sleeping.stop(self.fleet)
         await self._settled()
         for task in list(self._background):
             task.cancel()
@@ -93,6 +99,7 @@ class App:
                 await task
         for entry in list(self.settling.values()):  # without knowing all of their joules
             self.final(entry)
+        await asyncio.to_thread(self.shadows.close)
         if self.files is not None:
             await asyncio.to_thread(self.files.close)
         if self.energy is not None:
@@ -124,6 +131,11 @@ class App:
         scheduler.on_group = lambda size: telemetry.group(size, scheduler.strategy.policy_name)
         scheduler.on_fault = lambda: telemetry.fault(scheduler.strategy.policy_name)
         scheduler.on_tick = telemetry.tick
+        scheduler.on_action = lambda server, action: self.act(pool, server, action)
+
+    def act(self, pool: Pool, server: str, action: Action) -> None:
+        """A room wants a server to sleep or to wake. Whoever closes lets nobody fall asleep."""
+        self.sleeping.act(pool, server, action, self.config.sleep, closing=self.forward.draining)
 
     def observe(self, snapshot: Snapshot) -> None:
         """The meters have new readings, and what they counted has been settled."""
@@ -145,7 +157,8 @@ def create_app(config: Config, environ: Mapping[str, str]) -> App:
     energy = create_energy(config, model, environ)
     telemetry = Telemetry.start(lambda: _gauges(app), environ, version=version("paceline"))
     factors, files = config.energy.factors(), create_files(config)
-    app = App(config, environ, ledger, fleet, forward, Checks(config, fleet), energy, telemetry, factors, files)
+    shadows = Shadows(config, fleet, ledger, model, telemetry.shadow_waits)
+    app = App(config, environ, ledger, fleet, forward, Checks(config, fleet), energy, telemetry, factors, files, shadows)
     for pool in fleet.pools.values():
         app.tell(pool)
     _connect(app)
@@ -164,12 +177,20 @@ def _connect(app: App) -> None:
         elif not entry.energy.final:
             app.settling[entry.id] = entry
 
-    # later, so that no response waits for its own statistics
-    generation.on_end = lambda entry: later(ended, entry)
+    def released(entry: Entry) -> None:
+        app.shadows.released(entry)
+        if energy is not None:
+            energy.join(entry)
+
+    def over(entry: Entry) -> None:
+        app.shadows.ended(entry)
+        later(ended, entry)  # so that no response waits for its own statistics
+
+    generation.on_end = over
     generation.on_retry = telemetry.retried
     forward.on_refusal = telemetry.refused
+    generation.on_release = released
     if energy is not None:
-        generation.on_release = energy.join
         generation.on_return = energy.leave
         energy.on_final = app.final
         generation.delivery.covers = energy.covers
@@ -202,7 +223,7 @@ def _gauges(app: App) -> Gauges:
     """What is exported as it is now."""
     fleet, energy = app.fleet, app.energy
     servers = [
-        ServerGauge(view.name, pool.name, view.in_flight, str(pool.servers[view.name].breaker.circuit))
+        ServerGauge(view.name, pool.name, view.in_flight, str(pool.servers[view.name].breaker.circuit), view.state)
         for pool in fleet.pools.values()
         for view in pool.scheduler.room.server_views()
     ]
@@ -216,4 +237,5 @@ def _gauges(app: App) -> Gauges:
         domains=energy.totals() if energy is not None else (),
         config=ConfigVersion(app.generation, app.config.digest()),
         ledger_dropped=app.files.dropped if app.files is not None else None,
+        shadow=shadow_report.gauge(app.shadows),
     )

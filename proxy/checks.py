@@ -6,10 +6,12 @@ import asyncio
 import logging
 from dataclasses import dataclass, field
 
+from policies.base import ServerState
 from proxy.breaker import Circuit
 from proxy.config import Config
 from proxy.fleet import Fleet, Pool, Server
 from proxy.probe import ask
+from proxy.sleeping import observe
 
 log = logging.getLogger("paceline.checks")
 
@@ -54,7 +56,9 @@ class Checks:
         log.info("upstream %s speaks %s %s (%s)", server.name, found.dialect.name, found.model, found.how)
         if found.refused and server.key:
             log.warning("upstream %s refuses the key that it is shown", server.name)
+        server.tells_sleep = True
         pool.apply()
+        await observe(pool, server)
 
     async def _repeat(self) -> None:
         """One round after the other, health checks at their own pace, whatever goes wrong."""
@@ -71,8 +75,11 @@ class Checks:
                 log.exception("checking the servers failed")
 
     async def _check(self, pool: Pool, server: Server) -> None:
-        """A server in trial is judged by its requests, not by what its health route says."""
+        """A server in trial is judged by its requests, not by what its health route says; a sleeper is left alone."""
         if server.found is None or server.breaker.circuit is not Circuit.CLOSED:
+            return
+        await observe(pool, server)
+        if pool.state(server.name) is not ServerState.AWAKE:
             return
         if await self._is_well(server):
             server.breaker.bad_checks = 0
@@ -105,7 +112,8 @@ class Checks:
         if not server.breaker.due(pool.scheduler.clock()):
             return
         server.breaker.try_again()  # so that it is not tried twice meanwhile
-        well = not self.config.health.every_s or server.dialect is None or await self._is_well(server)
+        unchecked = not self.config.health.every_s or pool.state(server.name) is not ServerState.AWAKE
+        well = unchecked or server.dialect is None or await self._is_well(server)
         if server.breaker.circuit is not Circuit.HALF_OPEN:
             return  # a request has decided meanwhile
         if well:

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, model_validator
 
 from policies.base import Tier
+from policies.lived import AS_RUN, STRAIGHT
 from policies.strategy import Choice, Strategy, build
 from telemetry.cost import BUILT_IN, StepModel, load_profile
 from telemetry.factors import GRAMS, Factors, Rate, read_rate
@@ -196,6 +197,14 @@ class Health(Section):
     max_open_s: Some = Field(60.0, description="... up to this")
 
 
+class Sleep(Section):
+    """How servers are told to sleep, where the placement wants that (`sleepy`)."""
+
+    level: Literal[1] = Field(1, description="vLLM's: 1 moves weights to the host's memory. 2 drops them, and is not offered")
+    timeout_s: Some = Field(60.0, description="longest wait until a server sleeps, or can work again")
+    again_s: Some = Field(60.0, description="a server that would not sleep is not asked again before")
+
+
 class Drain(Section):
     """What SIGTERM does."""
 
@@ -318,6 +327,53 @@ class Ledger(Section):
     keep: Count | None = Field(None, description="so many files are kept in the directory, the oldest go; not set: all")
 
 
+class ShadowStrategy(Section):
+    """A strategy that is tried on the live arrivals, with modelled engines."""
+
+    name: Annotated[str, Field(pattern="^[A-Za-z0-9_.-]{1,64}$")] = Field(
+        description="as it is in metrics: letters, digits, `_`, `.` and `-`; not `straight` or `as_run`"
+    )
+    policy: Named = Named(name="passthrough")
+    placement: Named = Named(name="spread")
+
+    @model_validator(mode="after")
+    def _free(self) -> ShadowStrategy:
+        if self.name in (STRAIGHT, AS_RUN):
+            raise ValueError(f"name {self.name!r} is taken: it is what shadows are held against")
+        self.strategy()
+        return self
+
+    def strategy(self) -> Strategy:
+        return build(self.policy.choice(), self.placement.choice())
+
+
+class Shadow(Section):
+    """What other strategies would have done with the live arrivals, and what the one in force saves; all modelled."""
+
+    gain: bool = Field(True, description="reckon what the strategy in force saves (`paceline.energy.saved`, modelled)")
+    strategies: tuple[ShadowStrategy, ...] = Field((), description="tables; see [shadow.strategies](#shadowstrategies)")
+    share: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.05, description="most of one core that this may take; what it cannot keep up with is left out, and counted"
+    )
+    lag_s: Some = Field(
+        60.0,
+        description="a request that is with its server for longer is taken for as long as its like, and counted as guessed",
+    )
+    log: str | None = Field(None, description="file of all decisions of shadows, JSON lines; not set: none")
+    log_bytes: Count = Field(64 << 20, description="at this length it becomes `....1`, and a new one is begun")
+
+    @model_validator(mode="after")
+    def _names(self) -> Shadow:
+        names = [strategy.name for strategy in self.strategies]
+        if len(set(names)) < len(names):
+            raise ValueError(f"strategies: names must differ, and are {', '.join(names)}")
+        return self
+
+    @property
+    def on(self) -> bool:
+        return self.gain or bool(self.strategies)
+
+
 class Config(Section):
     """The whole tree."""
 
@@ -345,9 +401,11 @@ class Config(Section):
     auth: Auth = Auth()
     limits: Limits = Limits()
     health: Health = Health()
+    sleep: Sleep = Sleep()
     drain: Drain = Drain()
     energy: Energy = Energy()
     ledger: Ledger = Ledger()
+    shadow: Shadow = Shadow()
     connect_timeout_s: Some = Field(5.0, description="longest wait for a connection to a server")
     answer_timeout_s: Some = Field(600.0, description="longest silence of a server, before its answer or within it")
     paths: tuple[str, ...] = Field(

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import httpx
 
+from policies.base import ServerState
 from policies.room import Room
 from policies.strategy import Strategy
 from proxy.breaker import Breaker, Circuit
@@ -41,6 +42,9 @@ class Server:
     in_use: int = 0  # exchanges under way
     trial_slots: int = 1  # while its circuit is half open: what it had then, and one more
     ask_again: bool = True  # what it is: it has not told, or may be another since
+    awake_until: float = 0.0  # it would not sleep, and is not asked again before
+    told_wakeful: bool = False  # ... which has been said
+    tells_sleep: bool = True  # it has a route that tells whether it sleeps, as far as is known
 
     @property
     def name(self) -> str:
@@ -126,9 +130,15 @@ class Pool:
 
     @property
     def fixed(self) -> Server:
-        """The server for what is not scheduled: always the same one while it works."""
+        """The server for what is not scheduled: always the same one while it works and is awake."""
         servers = list(self.servers.values())
-        return next((server for server in servers if server.breaker.circuit is Circuit.CLOSED), servers[0])
+        works = [server for server in servers if server.breaker.circuit is Circuit.CLOSED] or servers[:1]
+        return next((server for server in works if self.state(server.name) is ServerState.AWAKE), works[0])
+
+    def state(self, name: str) -> ServerState:
+        """Whether a server can work at once, as far as is known."""
+        views = self.scheduler.room.server_views()
+        return next((view.state for view in views if view.name == name), ServerState.AWAKE)
 
     def add(self, server: Server) -> None:
         self.servers[server.name] = server
@@ -137,6 +147,8 @@ class Pool:
 
     def remove(self, name: str) -> Server:
         """No request leaves to it any more; those that it has go on. It is the caller's to close."""
+        if self.state(name) is not ServerState.AWAKE:
+            log.warning("upstream %s is not served any more, and is left %s", name, self.state(name).value.replace("_", " "))
         self.scheduler.retire_server(name)
         return self.servers.pop(name)
 

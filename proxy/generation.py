@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from policies.base import Outcome, Waiting
 from policies.room import Leaving
 from proxy.admission import Admission, Refusal
-from proxy.agreement import PRIORITIES, slack_s, tier_of
+from proxy.agreement import PRIORITIES, session_of, slack_s, tier_of
 from proxy.breaker import Circuit
 from proxy.call import Call
 from proxy.config import Config
@@ -132,6 +132,8 @@ class Generation:
             sequences=ask.sequences,
             server=self._kept(ask),
             model=ask.model,
+            prefix=ask.prefix,
+            session=session_of(ask, call.headers),
         )
 
     async def _in_turn(self, call: Call, ask: Ask, entry: Entry) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Mapping
 
+from policies.strategy import Strategy
 from proxy.app import App
 from proxy.config import Config, Upstream
 from proxy.fleet import Pool, Server, connect, create_pool
@@ -42,6 +43,8 @@ def reload(app: App, config: Config) -> None:
     former, servers = dict(fleet.pools), {server.name: server for server in fleet.servers}
     made = _connect(app, config, servers)  # whatever can fail has now been done
     changed_strategy = (before.policy, before.placement) != (config.policy, config.placement)
+    # the same by name, but what it reads from a file is not
+    reread = {name for name, pool in former.items() if _differs_inside(pool.scheduler.strategy, strategy)}
     fleet.pools = {group: former.get(group) or _new_pool(app, group, config) for group in config.groups()}
     fleet.models = config.models
     for upstream in config.upstreams:
@@ -50,17 +53,22 @@ def reload(app: App, config: Config) -> None:
         _remove(app, server, former)
     for pool in fleet.pools.values():
         pool.scheduler.room.queue_limit, pool.scheduler.room.queue_timeout_s = config.queue.limit, config.queue.timeout_s
-        if changed_strategy and pool.name in former:  # else what the admin port put in force stays so
+        if (changed_strategy or pool.name in reread) and pool.name in former:  # else what the admin port put in force stays so
             pool.scheduler.use(strategy)
         pool.apply()
     app.forward.use(config, model)
     app.factors = factors
+    app.shadows.use(config)
     app.config = app.checks.config = config
     if app.energy is not None:
         app.energy.serve({upstream.url for upstream in config.upstreams})
     logging.getLogger().setLevel(config.log_level.upper())
     app.generation += 1
     log.info("configuration %d (%s) is in force", app.generation, config.digest())
+
+
+def _differs_inside(before: Strategy, after: Strategy) -> bool:
+    return before.describe() == after.describe() and before != after
 
 
 def _check(before: Config, after: Config) -> None:

@@ -1,7 +1,8 @@
 """Reads the configuration: defaults < file < environment < flags, and says what is wrong, all of it at once.
 
 Environment variables are `PACELINE_` and the key, with `__` between levels (`PACELINE_QUEUE__LIMIT=500`); their values,
-and those of `--set`, are read as TOML where they are TOML, else as text.
+and those of `--set`, are read as TOML where they are TOML, else as text. Among parameters a name and its own parameters
+may come apart: `--set policy=window --set policy.params.every_s=1`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 import re
 import ssl
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -115,11 +116,31 @@ def toml_or_text(text: str) -> Any:
         return text
 
 
+def parameters(pairs: Iterable[str]) -> dict[str, Any]:
+    """What `--set KEY=VALUE` says, given several times; keys may have dots, and values are as TOML writes them, else text.
+
+    Raises:
+        ConfigError: one of them is no pair, or one's key goes through another's value.
+    """
+    tree: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--set {pair}: write KEY=VALUE")
+        try:
+            _put(tree, key.split("."), toml_or_text(text))
+        except TypeError as error:
+            raise ConfigError(f"--set {pair}: {error}") from error
+    return tree
+
+
 def _put(tree: dict[str, Any], path: list[str], value: Any) -> None:
     """Lay a stronger source's value over the tree."""
     *parents, last = path
-    for parent in parents:
+    for depth, parent in enumerate(parents):
         below = tree.setdefault(parent, {})
+        if isinstance(below, str) and path[depth + 1] == "params":
+            below = tree[parent] = {"name": below}  # a name may be written without its table
         if not isinstance(below, dict):
             raise TypeError(f"{parent!r} is no table")
         tree = below
@@ -147,8 +168,8 @@ def _explain(problem: Any, places: Mapping[str, str]) -> str:
 
 def _flag(key: str) -> str:
     """The command line's name of a key."""
-    parent, _, parameter = key.rpartition(".params.")
-    if parent:
+    parent, _, parameter = key.partition(".params.")
+    if parameter:
         return f"--set{'-placement' if parent == 'placement' else ''} {parameter}"
     return FLAGS.get(key, "--" + key.replace("_", "-"))
 

@@ -40,6 +40,7 @@ class ServerGauge:
     group: str
     in_flight: int
     circuit: str
+    state: str = "awake"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,33 @@ class ConfigVersion:
 
     generation: int
     digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class ShadowTotals:
+    """What one strategy came to beside the live one; all joules are modelled."""
+
+    strategy: str
+    energy_j: float
+    saved_j: float
+    requests: int
+    late: int
+    faults: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShadowGauge:
+    """What shadows tell together.
+
+    Attributes:
+        saved_by: the live gain by policy, in modelled joules.
+        left_out: requests that no shadow has seen.
+    """
+
+    totals: Sequence[ShadowTotals]
+    saved_by: Mapping[str, float]
+    left_out: int
+    behind_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +91,7 @@ class Gauges:
     domains: Sequence[DomainTotals] = ()
     config: ConfigVersion | None = None
     ledger_dropped: int | None = None  # None: there are no files of the ledger
+    shadow: ShadowGauge | None = None  # None: nothing has been compared yet, or shadows are off
 
 
 def _of_device(state: DeviceState) -> Attributes:
@@ -121,6 +150,12 @@ def _circuit(gauges: Gauges) -> Values:
             yield int(server.circuit == state), {**of_server(server.name), names.CIRCUIT: state}
 
 
+def _state(gauges: Gauges) -> Values:
+    for server in gauges.servers:
+        for state in names.STATES:
+            yield int(server.state == state), {**of_server(server.name), names.STATE: state}
+
+
 def _body_bytes(gauges: Gauges) -> Values:
     yield gauges.body_bytes, {}
 
@@ -133,6 +168,30 @@ def _ledger_dropped(gauges: Gauges) -> Values:
 def _config(gauges: Gauges) -> Values:
     if gauges.config is not None:
         yield gauges.config.generation, {names.CONFIG_DIGEST: gauges.config.digest}
+
+
+def _saved(gauges: Gauges) -> Values:
+    for policy, joules in gauges.shadow.saved_by.items() if gauges.shadow is not None else ():
+        yield joules, {names.POLICY: policy, names.SOURCE: Source.MODELLED.value}
+
+
+def _shadow(value: Callable[[ShadowTotals], float], *, joules: bool) -> Callable[[Gauges], Values]:
+    def read(gauges: Gauges) -> Values:
+        for totals in gauges.shadow.totals if gauges.shadow is not None else ():
+            of: Attributes = {names.STRATEGY: totals.strategy}
+            yield value(totals), of | ({names.SOURCE: Source.MODELLED.value} if joules else {})
+
+    return read
+
+
+def _shadow_left_out(gauges: Gauges) -> Values:
+    if gauges.shadow is not None:
+        yield gauges.shadow.left_out, {}
+
+
+def _shadow_behind(gauges: Gauges) -> Values:
+    if gauges.shadow is not None:
+        yield gauges.shadow.behind_s, {}
 
 
 SERIES: Mapping[Name, Callable[[Gauges], Values]] = {
@@ -148,7 +207,16 @@ SERIES: Mapping[Name, Callable[[Gauges], Values]] = {
     names.QUEUE_DEPTH: _queue_depth,
     names.IN_FLIGHT: _in_flight,
     names.SERVER_CIRCUIT: _circuit,
+    names.SERVER_STATE: _state,
     names.BODY_BYTES: _body_bytes,
     names.LEDGER_DROPPED: _ledger_dropped,
     names.CONFIG_VERSION: _config,
+    names.ENERGY_SAVED: _saved,
+    names.SHADOW_SAVED: _shadow(lambda totals: totals.saved_j, joules=True),
+    names.SHADOW_ENERGY: _shadow(lambda totals: totals.energy_j, joules=True),
+    names.SHADOW_REQUESTS: _shadow(lambda totals: totals.requests, joules=False),
+    names.SHADOW_LATE: _shadow(lambda totals: totals.late, joules=False),
+    names.SHADOW_FAULTS: _shadow(lambda totals: totals.faults, joules=False),
+    names.SHADOW_LEFT_OUT: _shadow_left_out,
+    names.SHADOW_BEHIND: _shadow_behind,
 }

@@ -79,6 +79,7 @@ class Entry:
     cached_tokens: int = 0  # of the prompt, found in a prefix cache; 0 also where nobody told
     max_new_tokens: int = 0
     sequences: int = 1
+    slack_s: float | None = None  # what it could have been held; None: it never left
     output_tokens: int = 0
     output_estimated: bool = True
 
@@ -136,6 +137,7 @@ class Entry:
             "server": self.server,
             "policy": self.policy,
             "outcome": self.outcome,
+            "slack_s": self.slack_s,
             "held_s": self.held_s,
             "queued_s": self.queued_s,
             "ttft_s": self.ttft_s,
@@ -144,6 +146,8 @@ class Entry:
             "prompt_tokens": self.prompt_tokens,
             "prompt_tokens_estimated": self.prompt_estimated,
             "cached_tokens": self.cached_tokens,
+            "max_new_tokens": self.max_new_tokens,
+            "sequences": self.sequences,
             "output_tokens": self.output_tokens,
             "output_tokens_estimated": self.output_estimated,
             "status": self.status,
@@ -185,3 +189,7 @@ class Ledger:
 
     def open_entries(self) -> Iterator[Entry]:
         return iter(self._open.values())
+
+    def latest(self, most: int) -> list[Entry]:
+        """The latest that have ended, at most so many, in the order in which they ended."""
+        return list(self._ended.values())[-most:] if most > 0 else []

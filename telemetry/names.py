@@ -10,6 +10,7 @@ class Kind(StrEnum):
     """What a metric's values mean, and so how they may be added up."""
 
     COUNTER = "counter"  # a sum that only grows
+    UP_DOWN = "up_down_counter"  # a sum that can fall
     GAUGE = "gauge"  # a value at an instant
     HISTOGRAM = "histogram"  # a distribution
 
@@ -43,11 +44,13 @@ ERROR = "error.type"
 HW_ID = "hw.id"
 HW_TYPE = "hw.type"
 POLICY = "paceline.policy"
+STRATEGY = "paceline.strategy"  # a configured shadow, `straight` or `as_run`
 TENANT = "paceline.tenant"  # one of the configured ones
 TIER = "paceline.tier"
 OUTCOME = "paceline.outcome"
 WAIT = "paceline.wait"  # hold: the policy's choice; capacity: no server had a slot
 CIRCUIT = "paceline.circuit"  # one of CIRCUITS: whether requests may go to a server
+STATE = "paceline.state"  # one of STATES: whether a server can work at once
 REASON = "paceline.retry.reason"  # unreachable: no connection; busy: the server said so, and was waited for
 CONFIG_DIGEST = "paceline.config.digest"
 DOMAIN = "paceline.domain"  # devices and servers whose joules are split together
@@ -56,6 +59,7 @@ METHOD = "energy.attribution.method"
 SCOPE = "energy.scope"
 
 CIRCUITS = ("closed", "half_open", "open")
+STATES = ("awake", "falling_asleep", "asleep", "waking")
 
 OF_SERVER = (ADDRESS, PORT)
 OF_GEN_AI = (OPERATION, PROVIDER, MODEL, *OF_SERVER, ERROR)
@@ -140,6 +144,9 @@ IN_FLIGHT = Name("paceline.requests.in_flight", Kind.GAUGE, "{sequence}", "Seque
 SERVER_CIRCUIT = Name(
     "paceline.server.circuit", Kind.GAUGE, "{circuit}", "1 for the state that a server's circuit is in", (*OF_SERVER, CIRCUIT)
 )
+SERVER_STATE = Name(
+    "paceline.server.state", Kind.GAUGE, "{state}", "1 for the state that a server is in: awake or not", (*OF_SERVER, STATE)
+)
 BODY_BYTES = Name("paceline.queue.body_bytes", Kind.GAUGE, "By", "Octets of request bodies in memory")
 RETRIES = Name("paceline.request.retries", Kind.COUNTER, "{retry}", "Requests that waited for a server once more", (REASON,))
 REFUSALS = Name("paceline.request.refusals", Kind.COUNTER, "{request}", "Requests that got an error of ours", (ERROR,))
@@ -158,10 +165,36 @@ LEDGER_DROPPED = Name(
 )
 TICK = Name("paceline.scheduler.tick", Kind.HISTOGRAM, "s", "Time that one decision for all took", (), TICK_S)
 
+ENERGY_SAVED = Name(
+    "paceline.energy.saved",
+    Kind.UP_DOWN,
+    "J",
+    "The live gain: what the model says that the same requests would have used straight through, less as they were run",
+    (POLICY, SOURCE),
+)
+SHADOW_SAVED = Name(
+    "paceline.shadow.saved", Kind.UP_DOWN, "J", "Modelled joules straight through less a shadow's", (STRATEGY, SOURCE)
+)
+SHADOW_ENERGY = Name(
+    "paceline.shadow.energy", Kind.COUNTER, "J", "Modelled joules of a shadow's engines, idle included", (STRATEGY, SOURCE)
+)
+SHADOW_REQUESTS = Name("paceline.shadow.requests", Kind.COUNTER, "{request}", "Requests that ended with a shadow", (STRATEGY,))
+SHADOW_LATE = Name(
+    "paceline.shadow.late", Kind.COUNTER, "{request}", "Requests that left after their deadline with a shadow", (STRATEGY,)
+)
+SHADOW_WAIT = Name("paceline.shadow.wait", Kind.HISTOGRAM, "s", "Waits of requests with a shadow", (STRATEGY,), WAIT_S)
+SHADOW_FAULTS = Name("paceline.shadow.faults", Kind.COUNTER, "{fault}", "Decisions of a shadow that raised", (STRATEGY,))
+SHADOW_LEFT_OUT = Name(
+    "paceline.shadow.left_out", Kind.COUNTER, "{request}", "Requests that left to a server and that no shadow has seen"
+)
+SHADOW_BEHIND = Name("paceline.shadow.behind", Kind.GAUGE, "s", "How far shadows are behind the present")
+
 ALL = (
     *(HW_ENERGY, HW_POWER, METER_AGE, INTEGRATED_ENERGY),
     *(DURATION, FIRST_TOKEN, PER_TOKEN, TOKEN_USAGE),
     *(REQUEST_ENERGY, COUNTED_ENERGY, IDLE_ENERGY, UNATTRIBUTED_ENERGY, CONSERVATION_ERROR, MODELLED_ENERGY),
     *(QUEUE_WAIT, QUEUE_DEPTH, BODY_BYTES, GROUP_SIZE, RELEASES, RETRIES, REFUSALS, FAULTS, TICK),
-    *(IN_FLIGHT, SERVER_CIRCUIT, LEDGER_DROPPED, CONFIG_VERSION),
+    *(ENERGY_SAVED, SHADOW_SAVED, SHADOW_ENERGY, SHADOW_REQUESTS, SHADOW_LATE, SHADOW_WAIT),
+    *(SHADOW_FAULTS, SHADOW_LEFT_OUT, SHADOW_BEHIND),
+    *(IN_FLIGHT, SERVER_CIRCUIT, SERVER_STATE, LEDGER_DROPPED, CONFIG_VERSION),
 )

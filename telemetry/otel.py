@@ -54,7 +54,7 @@ ROOT = Context()
 
 @dataclass(slots=True)
 class Telemetry:
-    """Where the proxy tells what happened, and where it is looked at. All but `shutdown` belong to one thread."""
+    """Where the proxy tells what happened, and where it is looked at. All but `shutdown` is called in one thread."""
 
     tallies: Tallies
     _requests: Requests
@@ -118,6 +118,10 @@ class Telemetry:
     def fault(self, policy: str = "") -> None:
         """A policy or a placement raised."""
         self.tallies.count(names.FAULTS, {names.POLICY: policy})
+
+    def shadow_waits(self, strategy: str) -> Distribution:
+        """Where one thread adds up how long a shadow's requests wait."""
+        return self.tallies.distribution(names.SHADOW_WAIT, {names.STRATEGY: strategy})
 
     def tick(self, seconds: float) -> None:
         """A decision for all took so long."""
@@ -191,7 +195,10 @@ def _observe(meter: Meter, read: Callable[[], Gauges], tallies: Tallies) -> None
     callbacks = {name: gauge(series) for name, series in SERIES.items()}
     callbacks |= {name: count(name) for name in names.ALL if name.kind is Kind.COUNTER and name not in SERIES}
     for name, callback in callbacks.items():
-        create = meter.create_observable_counter if name.kind is Kind.COUNTER else meter.create_observable_gauge
+        create = {
+            Kind.COUNTER: meter.create_observable_counter,
+            Kind.UP_DOWN: meter.create_observable_up_down_counter,
+        }.get(name.kind, meter.create_observable_gauge)
         create(name.name, [callback], name.unit, name.description)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import exp, inf
+from math import exp, expm1, inf
 
 MEMORY_S = 60.0  # an arrival so long ago weighs 1/e
 FEWEST = 3.0  # arrivals in memory, as they weigh, before a rate is told
@@ -65,9 +65,9 @@ class Arrivals:
         fade = self._fade(now)
         weight = self._weight * fade
         watched = now - self._since
-        if weight < FEWEST or watched <= 0:
+        worth_s = -self.memory_s * expm1(-watched / self.memory_s)
+        if weight < FEWEST or not worth_s > 0:
             return UNKNOWN_TRAFFIC
-        worth_s = self.memory_s * (1 - exp(-watched / self.memory_s))
         # the first arrival began the watch, so it says nothing of the rate
         first = exp(-watched / self.memory_s)
         return Traffic(

@@ -24,6 +24,10 @@ log = logging.getLogger("paceline.engine")
 REMEMBERED = 5_000  # finished requests whose true energy can be asked for
 
 
+class Asleep(Exception):
+    """The engine sleeps, or is about to: it takes nobody in."""
+
+
 class Overloaded(Exception):
     """More sequences at once than the engine takes."""
 
@@ -43,6 +47,7 @@ class Driver:
     speed: float = 1.0
     max_concurrent: int | None = None
     clock: Callable[[], float] = time.monotonic
+    closed: bool = False  # nobody is taken in
     lag: Lag = field(default_factory=Lag)
     tally: Tally = field(default_factory=Tally)
     truth: OrderedDict[str, float] = field(default_factory=OrderedDict)  # joules net of idle, by request id
@@ -81,8 +86,11 @@ class Driver:
         """Take in one request: a sequence for each number of prompt tokens.
 
         Raises:
+            Asleep: see there.
             Overloaded: none of them was taken.
         """
+        if self.closed:
+            raise Asleep
         self.tally.requests += 1
         if self.max_concurrent is not None and len(self._tracks) + len(prompts) > self.max_concurrent:
             self.tally.overloaded += 1
@@ -104,6 +112,11 @@ class Driver:
         for step in self.counter.advance(now):
             self._deliver(step)
         return now
+
+    def cancel_all(self) -> None:
+        """Whoever is in the engine is cut off."""
+        for flight in {id(track.flight): track.flight for track in self._tracks.values()}.values():
+            flight.cancel()
 
     def stop(self) -> None:
         if self._alarm is not None:

@@ -27,8 +27,14 @@ def tgi_metrics(driver: Driver) -> bytes:
     return _text([*_typed("gauge", gauges), *_typed("counter", {name: value for name, value in counters.items() if value})])
 
 
-def vllm_metrics(driver: Driver, model_id: str) -> bytes:
-    """vLLM's, whose counters end in `_total` and which all carry the model's name."""
+def vllm_metrics(driver: Driver, model_id: str, *, level: int = -1) -> bytes:
+    """vLLM's, whose counters end in `_total` and which all carry the model's name.
+
+    Args:
+        driver: of the engine.
+        model_id: the label.
+        level: at which it sleeps; 0: it is awake; -1: it cannot sleep.
+    """
     driver.catch_up()
     tally, waiting = driver.tally, driver.engine.waiting
     labels = f'engine="0",model_name="{model_id}"'
@@ -43,6 +49,8 @@ def vllm_metrics(driver: Driver, model_id: str) -> bytes:
         f'vllm:request_success_total{{{labels},finished_reason="length"}}': tally.succeeded,
         f'vllm:request_success_total{{{labels},finished_reason="abort"}}': tally.dropped,
     }
+    for asleep_at, state in enumerate(("awake", "weights_offloaded", "discard_all") if level >= 0 else ()):
+        gauges[f'vllm:engine_sleep_state{{{labels},sleep_state="{state}"}}'] = float(level == asleep_at)
     return _text([*_typed("gauge", gauges), *_typed("counter", counters)])
 
 

@@ -1,6 +1,7 @@
 """The wire of vLLM's OpenAI server (0.33) before a simulated engine: its routes, chunks and errors.
 
-It serves whatever model is asked for, and always generates up to max_tokens: stop strings and tools change nothing.
+It serves whatever model is asked for, and always generates up to max_tokens: stop strings and tools change nothing. Where its
+profile has a `sleep_power_w` it is as if started with --enable-sleep-mode and VLLM_SERVER_DEV_MODE=1.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ from collections.abc import Callable
 from typing import Any
 
 from bench.engine import words
-from bench.engine.driver import Driver, Overloaded
+from bench.engine.driver import Asleep, Driver, Overloaded
 from bench.engine.flight import Flight
 from bench.engine.metrics import vllm_metrics
 from bench.engine.openai_requests import MAX_MODEL_LEN, Ask, Refused, bad_request, read_chat, read_completion, read_tokenize
 from bench.engine.openai_voices import OpenAIVoice, chat_answer, completion_answer, head
+from bench.engine.sleep import Sleep
 from bench.engine.wire import Exchange, Handler, Headers, attended, relay, strict_json
 from bench.engine.words import Speech
 
@@ -45,6 +47,9 @@ class OpenAIWire:
             "/version": {"GET": self._version},
             "/metrics": {"GET": self._metrics},
         }
+        self._sleep = Sleep(driver) if driver.model.sleep_power_w is not None else None
+        if self._sleep is not None:
+            self._routes |= self._sleep.routes
 
     async def __call__(self, exchange: Exchange) -> None:
         methods = self._routes.get(exchange.path)
@@ -85,6 +90,8 @@ class OpenAIWire:
         id = exchange.header(b"x-request-id")
         try:
             return self._driver.submit(ask.sequences, ask.max_tokens, id=id, streamed=ask.stream)
+        except Asleep:
+            raise Refused(503, "ServiceUnavailableError", "The engine is asleep or paused.") from None
         except Overloaded:
             raise Refused(503, "ServiceUnavailableError", "The server is overloaded. Please try again later.") from None
 
@@ -100,7 +107,8 @@ class OpenAIWire:
         await exchange.answer_json(200, {"version": VERSION})
 
     async def _metrics(self, exchange: Exchange) -> None:
-        await exchange.answer(200, vllm_metrics(self._driver, self._model_id), METRICS)
+        level = self._sleep.level if self._sleep is not None else -1
+        await exchange.answer(200, vllm_metrics(self._driver, self._model_id, level=level), METRICS)
 
     async def _models(self, exchange: Exchange) -> None:
         model = {

@@ -27,11 +27,12 @@ class TooLarge(Exception):
 class Exchange:
     """One request and its response."""
 
-    __slots__ = ("_receive", "_send", "headers", "method", "path")
+    __slots__ = ("_receive", "_send", "headers", "method", "path", "query")
 
     def __init__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         self.method: str = scope["method"]
         self.path: str = scope["path"]
+        self.query: bytes = scope.get("query_string", b"")
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self._receive = receive
         self._send = send

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean, median, quantiles, stdev
 
-from bench.grouping import T95
+from bench.studies.intervals import T95
 
 
 @dataclass(frozen=True, slots=True)

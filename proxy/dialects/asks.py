@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+from proxy.dialects.affinity import prefix_of, session_of
+from proxy.dialects.values import name
+
+__all__ = ["MOST_SEQUENCES", "MOST_TOKENS", "Ask", "asking", "name", "unread"]
 
 # what one request may be taken to ask for; whoever writes n = 10**9 shall not break the sums of all others
 MOST_SEQUENCES, MOST_TOKENS = 1024, 1 << 20
@@ -23,6 +28,8 @@ class Ask:
     service_tier: str = ""
     sequences: int = 1  # slots it takes: copies of each prompt, and prompts of a list
     previous: str = ""  # the stored answer that this one continues (previous_response_id)
+    prefix: bytes | None = field(default=None, compare=False)  # how its prompt begins, as a digest
+    session: str = ""  # what it is a turn of, as its body says
 
 
 def asking(
@@ -35,7 +42,17 @@ def asking(
     streamed: bool | None = None,
     previous: str = "",
 ) -> Ask:
-    """An Ask within bounds. `prompt` is tokens and whether they are an estimate; what is told alike everywhere is read here."""
+    """An Ask within bounds.
+
+    Args:
+        operation: as in `Ask`.
+        data: of the body; what is told alike everywhere is read from it.
+        prompt: tokens, and whether they are an estimate.
+        tokens_each: most output tokens of a sequence.
+        sequences: as in `Ask`.
+        streamed: whether the answer comes as a stream; not set: as `stream` says.
+        previous: as in `Ask`.
+    """
     sequences = max(1, min(sequences, MOST_SEQUENCES))
     return Ask(
         operation=operation,
@@ -47,12 +64,9 @@ def asking(
         service_tier=name(data.get("service_tier")),
         sequences=sequences,
         previous=previous,
+        prefix=prefix_of(data),
+        session=session_of(data),
     )
-
-
-def name(value: object) -> str:
-    """A short text from a body, else none; half a surrogate pair, which JSON can write, could not be passed on."""
-    return value[:256].encode("utf-8", "replace").decode() if isinstance(value, str) else ""
 
 
 def unread(body: bytes) -> Ask:

@@ -11,6 +11,7 @@ from typing import Any
 
 from proxy.dialects import timings
 from proxy.dialects.asks import Ask, unread
+from proxy.dialects.sleep_routes import SleepRoutes
 from telemetry.ledger import Timings
 
 __all__ = ["NOTHING", "ONE_TOKEN", "Ask", "Dialect", "Event", "Injected", "Read", "Usage"]
@@ -94,6 +95,7 @@ class Dialect:
         forms: generating routes whose body is a form (audio): its bytes are read.
         engine_admin: what changes an engine's state for everybody: "/path", "POST /path", or either with a * at its end.
         health: a route that tells health and makes the engine do no work.
+        sleep: how it is told to sleep and to wake; None: it cannot.
         read_id: the id of the stored thing in an answer that was not streamed, else nothing.
         stored: the id of the stored thing that a path names, else nothing.
         inject: a changed body, from path and body; None where it is not needed, or not possible unseen.
@@ -111,6 +113,7 @@ class Dialect:
     forms: Mapping[str, Callable[[bytes], Ask]] = field(default_factory=dict)
     engine_admin: frozenset[str] = frozenset()
     health: str = "/health"
+    sleep: SleepRoutes | None = None
     read_id: Callable[[bytes], str] = nothing_stored
     stored: Callable[[str], str] = nothing_stored
     inject: Callable[[str, bytes], Injected | None] = never_inject

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from proxy.dialects import admin_routes, errors, openai, openai_answers
+from proxy.dialects import admin_routes, errors, openai, openai_answers, sleep_routes
 from proxy.dialects import openai_requests as requests
 from proxy.dialects.asks import Ask, asking
 from proxy.dialects.base import Dialect, Event, Injected, Usage
@@ -107,6 +107,7 @@ SGLANG = Dialect(
     error=errors.sglang,
     engine_admin=admin_routes.SGLANG,
     health="/ping",
+    sleep=sleep_routes.SGLANG,
     read_id=read_id,
     stored=stored,
     inject=inject,

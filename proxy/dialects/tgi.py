@@ -25,7 +25,7 @@ def _read_generate(data: Mapping[str, Any], *, streamed: bool) -> Ask:
     tokens = estimated_tokens(data.get("inputs"))
     return asking(
         "text_completion",
-        {"service_tier": data.get("service_tier"), "model": parameters.get("adapter_id")},
+        {"service_tier": data.get("service_tier"), "model": parameters.get("adapter_id"), "inputs": data.get("inputs")},
         (min(tokens, count(parameters.get("truncate"), tokens)), True),
         tokens_each=count(parameters.get("max_new_tokens"), DEFAULT_NEW_TOKENS),
         sequences=count(parameters.get("best_of"), 1),

@@ -19,6 +19,11 @@ def told(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST else None
 
 
+def name(value: object) -> str:
+    """A short text from a body, else none; half a surrogate pair, which JSON can write, could not be passed on."""
+    return value[:256].encode("utf-8", "replace").decode() if isinstance(value, str) else ""
+
+
 def members(value: object) -> Mapping[str, Any]:
     """An object, or an empty one where there is something else."""
     return value if isinstance(value, dict) else {}

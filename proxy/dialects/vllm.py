@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from proxy.dialects import admin_routes, errors, openai, timings
+from proxy.dialects import admin_routes, errors, openai, sleep_routes, timings
 from proxy.dialects import openai_requests as requests
 from proxy.dialects.asks import Ask
 from proxy.dialects.base import Dialect, Injected
@@ -52,6 +52,7 @@ VLLM = Dialect(
     error=errors.vllm,
     engine_admin=admin_routes.VLLM,
     health="/health",
+    sleep=sleep_routes.VLLM,
     read_id=read_id,
     stored=stored,
     inject=inject,

@@ -171,3 +171,34 @@ def test_energy_never_falls(plot: Plot, model: StepModel) -> None:
         else:
             engine.cancel(id, at)
         before = engine.energy_j(at)
+
+
+# lengths and times that are no sums of powers of two
+UNEVEN = replace(MODEL, step_s=Linear(0.1, 0.003, 0.0007, 0.00001), step_j=Linear(1.7, 0.013, 0.011, 0.0003))
+
+
+@settings(deadline=None)
+@given(plot=plots(cancels=True), model=models)
+def test_leaping_gives_the_same_starts_ends_and_joules_to_the_last_bit(plot: Plot, model: StepModel) -> None:
+    model = replace(UNEVEN, request_s=model.request_s, max_sequences=model.max_sequences, max_step_tokens=model.max_step_tokens)
+    engine, steps = play(plot, model)
+    leaping = Engine(model)
+    leapt: list[Step] = []
+    happens = (
+        [(at, 1, job) for at, job in plot.jobs] + [(at, 2, id) for at, id in plot.cancels] + [(at, 0, "") for at in plot.looks]
+    )
+    for at, kind, what in sorted(happens, key=lambda event: event[:2]):
+        while (event_at := leaping.next_event_at) is not None and event_at <= at:
+            leapt += leaping.leap(event_at)
+        assert leaping.leap(at) == []  # nothing happens between events
+        if isinstance(what, Job):
+            leaping.submit(what, at)
+        elif kind == 2:
+            leaping.cancel(what, at)
+    while (event_at := leaping.next_event_at) is not None:
+        assert event_at >= leaping.clock
+        leapt += leaping.leap(event_at)
+    assert leapt == [step for step in steps if step.started or step.ended]
+    assert leaping.steps == engine.steps
+    at = max(engine.clock, leaping.clock)
+    assert leaping.energy_j(at) == pytest.approx(engine.energy_j(at), rel=1e-9)

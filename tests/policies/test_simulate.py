@@ -92,6 +92,20 @@ def test_who_finds_no_slot_in_time_is_sent_away() -> None:
     assert run.joules_per_request == 90 + 9
 
 
+def test_a_request_of_several_answers_is_several_sequences_and_ends_with_the_longest() -> None:
+    several = Arrival(Waiting("n", 0.0, 0.0, 1, 9, sequences=3), 7)  # of 3, 2 and 2 tokens
+    run = simulate([several, arrival("x", 2.5, tokens=2)], strategy(Passthrough()), MODEL, slots=3)
+    assert times(run)["n"] == (0.0, 1.0, 3.0)
+    assert times(run)["x"] == (3.0, 4.0, 5.0)  # its three slots are free together
+    assert run.served["n"].energy_j == pytest.approx(30.0)
+    assert run.served["n"].tpot_s == pytest.approx(2 / (7 / 3 - 1))
+
+
+def test_refused_to_the_last_ends_with_the_last() -> None:
+    run = simulate([arrival("a", 1.0)], strategy(Passthrough()), MODEL, slots=0, queue_timeout_s=3.0)
+    assert (run.served["a"].outcome, run.ended_at, run.energy_j) == (Outcome.EXPIRED, 4.0, {"engine-0": 4.0})
+
+
 def test_spreading_and_packing() -> None:
     arrivals = [arrival("x", 0.0, tokens=4), arrival("y", 1.5, tokens=2)]
     spread = simulate(arrivals, strategy(Passthrough(), Spread()), MODEL, servers=2, until=4.0)

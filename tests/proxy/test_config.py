@@ -72,7 +72,7 @@ def test_all_errors_at_once_each_with_its_place(tmp_path: Path) -> None:
     [
         ({}, "upstreams: missing; give at least one --upstream URL"),
         ({"upstreams": ["localhost:8000"]}, "upstreams.0.url (flag --upstream): must be http://host:port"),
-        ({"upstreams": [URL], "policy.name": "spam"}, "no policy 'spam': built in are pace, passthrough, size, span, window"),
+        ({"upstreams": [URL], "policy.name": "spam"}, "no policy 'spam': built in are adaptive, capped, carbon"),
         ({"upstreams": [URL], "policy.name": "window", "policy.params.n": 1}, "'window' has no parameter 'n'; it has every_s"),
         ({"upstreams": [URL], "policy.name": "window", "policy.params.every_s": 0}, "every_s must be greater than 0"),
         ({"upstreams": [URL], "placement.name": "nowhere:Pack"}, "cannot be imported"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import groupby
 
@@ -10,16 +11,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies.base import Decision, Outcome, View, Waiting
+from policies.base import Action, Decision, Outcome, ServerState, Tier, View, Waiting
 from policies.engine import Engine, Job
 from policies.room import Leaving, Room, Tick
 from policies.simulate import Arrival, simulate
-from policies.strategy import Choice, Strategy, build
+from policies.strategy import PLACEMENTS, POLICIES, Choice, Strategy, build
 from proxy.scheduler import Refused, Scheduler
 from telemetry.cost import Linear, StepModel
 from tests.virtual_time import run
 
-MODEL = StepModel("toy", Linear(0.25, 0.0, 0.0, 0.0), Linear(2.0, 0.01, 0.01, 0.0), idle_power_w=100.0, max_sequences=4)
+MODEL = StepModel(
+    "toy", Linear(0.25, 0.0, 0.0, 0.0), Linear(2.0, 0.01, 0.01, 0.0), idle_power_w=100.0, max_sequences=4,
+    sleep_power_w=40.0, sleep_s=0.5, wake_s=0.75, wake_j=5.0,
+)  # fmt: skip
 
 
 def strategy(name: str, placement: str = "spread", **params: object) -> Strategy:
@@ -59,6 +63,15 @@ class LiveEngines:
         if at is not None:
             asyncio.get_running_loop().call_at(at, self._advance, server, at)
 
+    def act(self, server: str, action: Action) -> None:
+        now = asyncio.get_running_loop().time()
+        if action is Action.WAKE:
+            at, state = self.engines[server].wake(now), ServerState.AWAKE
+        else:
+            asleep_at = self.engines[server].sleep(now)
+            at, state = (now, ServerState.AWAKE) if asleep_at is None else (asleep_at, ServerState.ASLEEP)
+        asyncio.get_running_loop().call_at(at, self.scheduler.set_state, server, state)
+
     def _advance(self, server: str, at: float) -> None:
         engine = self.engines[server]
         if engine.next_at != at:
@@ -74,6 +87,7 @@ class LiveEngines:
 async def live(arrivals: list[Arrival], chosen: Strategy, servers: int, slots: int | None) -> list[tuple[float, str, str, str]]:
     sched = scheduler(chosen, servers=servers, slots=slots)
     engines = LiveEngines(sched, {name: Engine(MODEL) for name in sched.room.servers})
+    sched.on_action = engines.act
     released: list[tuple[float, str, str, str]] = []
 
     async def client(arrival: Arrival) -> None:
@@ -102,28 +116,77 @@ instants = st.integers(0, 80).map(lambda n: n / 4)
 def arrivals(draw: st.DrawFn) -> list[Arrival]:
     times = sorted(draw(st.lists(instants, min_size=1, max_size=12)))
     return [
-        Arrival(Waiting(f"r{n}", at, at + draw(instants) / 4, draw(st.integers(1, 30)), 8), draw(st.integers(1, 8)))
+        Arrival(
+            Waiting(
+                f"r{n}", at, at + draw(instants) / 4, draw(st.integers(1, 30)), 8,
+                tier=draw(st.sampled_from(Tier)), tenant=draw(st.sampled_from("ab")),
+                prefix=draw(st.sampled_from([None, b"x", b"y"])), session=draw(st.sampled_from(["", "s"])),
+            ),
+            draw(st.integers(1, 8)),
+        )
         for n, at in enumerate(times)
-    ]
+    ]  # fmt: skip
 
 
-strategies = st.one_of(
+Chosen = tuple[str, dict[str, object]]
+
+
+def around(name: str, **params: object) -> Callable[[Chosen], Chosen]:
+    return lambda inner: (name, {**params, "policy": {"name": inner[0], "params": inner[1]}})
+
+
+simple: st.SearchStrategy[Chosen] = st.one_of(
     st.just(("passthrough", {})),
     st.just(("span", {})),
     st.builds(lambda s: ("window", {"every_s": s}), st.sampled_from([0.5, 1.0, 2.0])),
     st.builds(lambda n, s: ("size", {"n": n, "wait_s": s}), st.integers(1, 4), st.sampled_from([0.25, 1.0])),
     st.builds(lambda s: ("pace", {"every_s": s}), st.sampled_from([0.25, 0.75])),
+    st.builds(lambda r: ("cohort", {"ratio": r}), st.sampled_from([1.5, 2.0])),
+    st.builds(lambda j: ("adaptive", {"wait_j_per_s": j}), st.sampled_from([0.05, 0.5, 2.0])),
+)
+strategies: st.SearchStrategy[Chosen] = st.one_of(
+    simple,
+    simple.map(around("valley", slowdown=0.5)),
+    simple.map(around("carbon", step_s=1e12)),  # and its file
+    simple.map(around("capped", in_flight=2)),
+    simple.map(around("ordered", by="deadline")),
+    simple.map(around("ordered", by="fair")).map(around("capped", in_flight=3)),
+    simple.map(around("prefix", most=2)),
+)
+placements: st.SearchStrategy[Chosen] = st.sampled_from(
+    [
+        ("spread", {}),
+        ("pack", {"knee": 2}),
+        ("affine", {"by": "session or prefix", "floor": 1}),
+        ("sleepy", {"after_s": 1.0, "awake": 0, "placement": {"name": "pack", "params": {"knee": 2}}}),
+    ]
 )
 
 
-@settings(max_examples=150, deadline=None)
-@given(arrivals(), strategies, st.sampled_from(["spread", "pack"]), st.integers(1, 3), st.sampled_from([None, 1, 2]))
+@pytest.fixture(scope="module")
+def grams(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A value that holds for ever: the live clock tells real hours, and simulated time begins with the epoch."""
+    file = tmp_path_factory.mktemp("carbon") / "grams.csv"
+    file.write_text("0,400\n")
+    return str(file)
+
+
+def test_all_that_is_built_in_is_drawn() -> None:
+    drawn = {"passthrough", "span", "window", "size", "pace", "cohort", "adaptive"}
+    assert drawn | {"valley", "carbon", "capped", "ordered", "prefix"} == set(POLICIES)
+    assert set(PLACEMENTS) == {"spread", "pack", "affine", "sleepy"}
+
+
+@settings(max_examples=250, deadline=None)
+@given(log=arrivals(), policy=strategies, placement=placements, servers=st.integers(1, 3), slots=st.sampled_from([None, 1, 2]))
 def test_live_and_simulated_release_alike(
-    log: list[Arrival], policy: tuple[str, dict[str, object]], placement: str, servers: int, slots: int | None
+    log: list[Arrival], policy: Chosen, placement: Chosen, servers: int, slots: int | None, grams: str
 ) -> None:
-    chosen = strategy(policy[0], placement, **policy[1])
+    name, params = policy
+    chosen = build(Choice(name, {**params, "file": grams} if name == "carbon" else params), Choice(*placement))
     simulated = simulate(log, chosen, MODEL, servers=servers, slots=slots)
     expected = sorted((s.released_at, id, s.server, str(s.outcome)) for id, s in simulated.served.items())
+    assert simulated.faults == 0
     assert run(live(log, chosen, servers, slots)) == expected
 
 

@@ -75,6 +75,8 @@ def test_gauges_are_read_when_somebody_looks() -> None:
     assert value(seen, "paceline_counted_energy_joules_total", paceline_domain="all", energy_source="counter") == 120
     assert value(seen, "paceline_idle_energy_joules_total", paceline_domain="all") == 20
     assert value(seen, "paceline_unattributed_energy_joules_total", paceline_domain="all") == 5
+    assert value(seen, "paceline_energy_saved_joules", paceline_policy="span", energy_source="modelled") == -5
+    assert value(seen, "paceline_shadow_energy_joules_total", paceline_strategy="as_run", energy_source="modelled") == 700
     assert value(seen, "paceline_queue_depth", paceline_wait="hold") == 3
     assert value(seen, "paceline_queue_depth", paceline_wait="capacity") == 2
     assert value(seen, "paceline_requests_in_flight", server_address="10.0.0.1", server_port="8000") == 7
@@ -132,6 +134,7 @@ def test_every_series_is_in_the_table_with_its_attributes() -> None:
         running.refused("unauthorized")
         running.fault("span")
         running.tick(0.1)
+        running.shadow_waits("as_run").add(0.1)
         seen = scrape(running)
     found = set()
     for sample, labels in seen:

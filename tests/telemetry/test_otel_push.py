@@ -47,9 +47,12 @@ def test_metrics_are_pushed(collector: Collector) -> None:
     assert collector.resources[0]["service.name"] == "paceline"
     assert collector.resources[0]["service.version"] == "1.2.3"
     kinds = {m.name: m.WhichOneof("data") for m in collector.metrics}
-    expected = {"counter": "sum", "gauge": "gauge", "histogram": "histogram"}
+    expected = {"counter": "sum", "up_down_counter": "sum", "gauge": "gauge", "histogram": "histogram"}
     for name in names.ALL:
         assert kinds.get(name.name, expected[name.kind]) == expected[name.kind]
+    sums = {m.name: m.sum.is_monotonic for m in collector.metrics if m.WhichOneof("data") == "sum"}
+    assert sums["hw.energy"]
+    assert not sums["paceline.energy.saved"]
 
 
 def test_the_span_of_a_request(collector: Collector) -> None:

@@ -1,0 +1,1 @@
+"""What the studies on real servers share: paired runs, their journal, intervals, provenance and tables."""

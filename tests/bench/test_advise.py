@@ -1,0 +1,260 @@
+"""What `paceline advise` says of traffic whose answer is known."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from bench.advise.command import command
+from bench.advise.findings import Guardrails
+from bench.advise.judge import Judge, split
+from bench.advise.levers import STRAIGHT, Lever
+from bench.advise.trial import Stage, pessimistic, run, shareable
+from bench.advise.words import Context, as_json, configuration
+from policies.base import Tier, Waiting
+from policies.simulate import Arrival
+from proxy.sources import load
+from telemetry.cost import BUILT_IN, StepModel, load_profile, profile_text
+
+MODEL = load_profile()
+SLEEPER = replace(MODEL, name="sleeper", sleep_power_w=40.0, sleep_s=1.0, wake_s=2.0, wake_j=100.0)
+
+
+def poisson(
+    rate: float, seconds: float, slack: float = 0.0, tier: Tier = Tier.INTERACTIVE, tokens: int = 60, seed: int = 3
+) -> list[Arrival]:
+    random, at, made = Random(seed), 0.0, []
+    while (at := at + random.expovariate(rate)) < seconds:
+        made.append(Arrival(Waiting(f"{tier}{len(made):05}", at, at + slack, 100, 200, tier), tokens))
+    return made
+
+
+def judged(arrivals: Sequence[Arrival], stage: Stage | None = None, **more: Any) -> dict[str, Any]:
+    advice = Judge(arrivals, stage or Stage(MODEL), **more).judge()
+    return {**as_json(advice, Context("test", "paceline advise")), "by": {row.lever: row for row in advice.rows}}
+
+
+def test_where_everybody_can_wait_groups_are_advised_and_the_interval_holds_the_saving() -> None:
+    told = judged(poisson(2.0, 400, slack=4.0))
+    assert told["advice"] == "grouping"
+    saving = told["by"][Lever.GROUPING].saving
+    assert saving is not None
+    assert saving.low < saving.share < saving.high
+    assert 0.2 < saving.share <= told["shareable"]
+    assert 0 < saving.pessimistic < saving.share
+    assert told["by"][Lever.PACKING].why_not == "there is one server"
+    assert told["reasons"] == []
+
+
+def test_where_nobody_agreed_to_wait_the_answer_is_none_and_says_what_it_would_be() -> None:
+    told = judged(poisson(2.0, 400))
+    assert told["advice"] == "none"
+    assert "grouping: nobody agreed to wait" in told["reasons"][0]
+    shares = [one["saving"]["share"] for one in told["what_if"]]
+    assert [one["slack_s"] for one in told["what_if"]] == [0.25, 0.5, 1.0, 2.0]
+    assert shares == sorted(shares)
+    assert shares[-1] > 0.1
+
+
+def test_servers_that_share_traffic_are_to_be_packed_and_the_rest_may_sleep() -> None:
+    arrivals = poisson(4.0, 200)
+    packed = judged(arrivals, Stage(MODEL, servers=3))
+    assert packed["advice"] == "packing"
+    assert packed["by"][Lever.SLEEPING].why_not.startswith("the profile does not say")
+    asleep = judged(arrivals, Stage(SLEEPER, servers=3))
+    sleeping, packing = (asleep["by"][lever].trial for lever in (Lever.SLEEPING, Lever.PACKING))
+    assert sleeping is not None
+    assert packing is not None
+    assert sleeping.energy_j <= packing.energy_j
+
+
+def test_work_that_may_wait_beside_work_that_may_not() -> None:
+    arrivals = poisson(2.0, 400) + poisson(0.5, 400, 60.0, Tier.BATCH, seed=4)
+    arrivals.sort(key=lambda arrival: arrival.waiting.arrived_at)
+    told = judged(arrivals)
+    row = told["by"][Lever.DEFERRING]
+    assert row.setting is not None
+    assert row.setting.policy.name == "valley"
+    assert row.saving is not None
+    assert row.saving.share > 0
+
+
+def test_no_setting_that_breaks_a_guardrail_is_advised() -> None:
+    arrivals = poisson(2.0, 400, slack=4.0)
+    free = judged(arrivals)["by"][Lever.GROUPING]
+    bound = judged(arrivals, guardrails=Guardrails(wait_s=0.6))["by"][Lever.GROUPING]
+    assert free.trial.waits.wait_s > 0.6 >= bound.trial.waits.wait_s
+    none = judged(arrivals, guardrails=Guardrails(ttft_s=0.001))
+    assert none["advice"] == "none"
+    assert none["by"][Lever.GROUPING].why_not == "no setting keeps the guardrails"
+
+
+def test_saturated_servers_are_left_alone() -> None:
+    """Whether it is slots or the engine that they queue for."""
+    for stage in (Stage(MODEL, slots=2), Stage(replace(MODEL, max_sequences=2))):
+        told = judged(poisson(10.0, 160, slack=2.0, tokens=100), stage)
+        assert told["advice"] == "none"
+        assert any("more traffic than they can take" in reason for reason in told["reasons"])
+
+
+def test_full_batches_leave_nothing_to_save() -> None:
+    """Weights that are read for nothing cost nothing."""
+    free_base = replace(MODEL, step_j=replace(MODEL.step_j, base=1e-6))
+    told = judged(poisson(3.0, 300, slack=2.0), Stage(free_base))
+    assert told["advice"] == "none"
+    assert told["shareable"] < 0.001
+    assert any("any schedule could save" in reason for reason in told["reasons"])
+
+
+def test_little_traffic_is_not_judged() -> None:
+    told = judged(poisson(0.5, 60, slack=2.0))
+    assert told["advice"] == "none"
+    assert told["reasons"][0].startswith("too little to say")
+
+
+def test_within_the_profiles_error_the_answer_is_none() -> None:
+    wild = replace(MODEL, step_j_error=replace(MODEL.step_j_error, base=0.45, per_sequence=2.0, per_prompt_token=2.0))
+    arrivals = poisson(2.0, 400, slack=0.5)
+    sure = judged(arrivals)["by"][Lever.GROUPING].saving.share
+    told = judged(arrivals, Stage(wild), least=0.6 * sure)
+    assert told["advice"] == "none"
+    assert "as far off as it may be" in told["reasons"][0]
+
+
+def test_settings_are_chosen_on_the_first_part_and_reported_on_the_rest() -> None:
+    arrivals = poisson(2.0, 400, slack=2.0)
+    first, rest = split(arrivals)
+    told = judged(arrivals)
+    assert (told["chosen_on_requests"], told["reported_on_requests"]) == (len(first), len(rest))
+    assert max(one.waiting.arrived_at for one in first) < min(one.waiting.arrived_at for one in rest)
+    alone = run(rest, STRAIGHT.strategy(), Stage(MODEL))
+    assert told["straight"]["blocks_j"] == alone.blocks_j
+    assert sum(alone.blocks_j) == alone.energy_j > alone.active_j > 0
+
+
+def test_what_can_be_shared_is_what_the_steps_cost_apart_from_what_is_in_them() -> None:
+    """One request alone: its own share is the model's, the rest could be shared with others."""
+    arrival = Arrival(Waiting("a", 0.0, 0.0, 100, 50), 50)
+    alone = run([arrival], STRAIGHT.strategy(), Stage(MODEL), blocks=1)
+    assert shareable([arrival], alone, MODEL) * alone.energy_j == pytest.approx(50 * MODEL.step_j.base)
+
+
+def test_the_pessimistic_model_makes_every_saving_smaller() -> None:
+    worse = pessimistic(MODEL)
+    assert worse.step_j.base < MODEL.step_j.base
+    assert worse.step_j.per_sequence > MODEL.step_j.per_sequence
+    assert pessimistic(replace(MODEL, step_j_error=replace(MODEL.step_j_error, base=3.0))).step_j.base > 0
+
+
+def test_the_configuration_that_is_told_is_one_that_can_be_read(tmp_path: Path) -> None:
+    advice = Judge(poisson(4.0, 100, slack=1.0), Stage(SLEEPER, servers=3)).judge()
+    for row in advice.rows:
+        if row.setting is None:
+            continue
+        file = tmp_path / f"{row.lever}.toml"
+        text = configuration(row, Context("t", "c", {"interactive": 3.0}))
+        file.write_text('upstreams = ["http://a:1"]\n\n' + text)
+        config = load(file, {}, {})
+        assert config.policy.name == row.setting.policy.name
+        assert config.slack.interactive.default_s == config.slack.interactive.max_s == 3.0
+        assert tomllib.loads(text)["placement"]["name"] == row.setting.placement.name
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def ledger(path: Path, arrivals: Sequence[Arrival], **more: object) -> Path:
+    lines = [
+        json.dumps(
+            {
+                "id": one.waiting.id,
+                "arrived_unix_s": 1.8e9 + one.waiting.arrived_at,
+                "server": "http://a",
+                "status": 200,
+                "tier": one.waiting.tier.value,
+                "prompt_tokens": one.waiting.prompt_tokens,
+                "output_tokens": one.output_tokens,
+                "slack_s": one.waiting.deadline - one.waiting.arrived_at,
+                **more,
+            }
+        )
+        for one in arrivals
+    ]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def advise(*arguments: object) -> Result:
+    return CliRunner().invoke(command, [str(argument) for argument in arguments])
+
+
+def test_a_ledger_is_advised_on_in_words(tmp_path: Path) -> None:
+    answer = advise(ledger(tmp_path / "requests.jsonl", poisson(2.0, 400, slack=4.0)))
+    assert answer.exit_code == 0, answer.output
+    for words in (
+        "Advice: grouping",
+        "kWh a day at this traffic",
+        f"simulated with the profile {BUILT_IN}",
+        "no calibration was made for this server",
+        "to put it in force:",
+        "paceline serve --policy",
+        "[policy]",
+    ):
+        assert words in answer.output
+
+
+def test_a_what_if_is_said_to_be_one_and_is_in_what_is_pasted(tmp_path: Path) -> None:
+    file = ledger(tmp_path / "requests.jsonl", poisson(2.0, 400))
+    answer = advise(file, "--slack", "interactive=3", "--json")
+    told = json.loads(answer.stdout)
+    assert (told["advice"], told["slack_s"]) == ("grouping", {"interactive": 3.0})
+    assert "[slack.interactive]\ndefault_s = 3\n" in told["configuration"]
+    assert told["trace"]["sha256"]
+    assert "if interactive requests agreed to 3 s" in advise(file, "--slack", "interactive=3").output
+
+
+def test_a_profile_of_ones_own_is_not_warned_of(tmp_path: Path) -> None:
+    own: StepModel = replace(MODEL, name="ours")
+    profile = tmp_path / "ours.json"
+    profile.write_text(profile_text(own, {}))
+    answer = advise(ledger(tmp_path / "requests.jsonl", poisson(2.0, 60)), "--profile", profile, "--json")
+    told = json.loads(answer.stdout)
+    assert told["profile"] == "ours"
+    assert not any("calibration" in warning for warning in told["warnings"])
+
+
+def test_estimated_counts_are_said(tmp_path: Path) -> None:
+    file = ledger(tmp_path / "requests.jsonl", poisson(2.0, 60), output_tokens_estimated=True)
+    assert "are estimates" in advise(file).output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "give a TRACE, or --admin URL"),
+        (["x", "--admin", "http://127.0.0.1:1"], "give a TRACE, or --admin URL"),
+        (["no-such-file.jsonl"], "No such file"),
+        (["--admin", "http://127.0.0.1:1"], "--admin takes the admin port's URL"),
+        (["{file}", "--slack", "spam=1"], "write TIER=SECONDS, a tier of priority, interactive, flex, batch"),
+        (["{file}", "--slack", "flex=-1"], "write TIER=SECONDS"),
+        (["{file}", "--profile", "no-such"], "no profile 'no-such': built in are"),
+    ],
+)
+def test_what_it_does_not_understand_it_says(arguments: list[str], told: str, tmp_path: Path) -> None:
+    file = ledger(tmp_path / "requests.jsonl", poisson(1.0, 30))
+    answer = advise(*(argument.format(file=file) for argument in arguments))
+    assert answer.exit_code != 0
+    assert told in answer.output
+
+
+def test_one_request_alone_is_too_few(tmp_path: Path) -> None:
+    answer = advise(ledger(tmp_path / "requests.jsonl", poisson(2.0, 60)[:1]))
+    assert (answer.exit_code, "two requests at least" in answer.output) == (1, True)
