@@ -51,7 +51,8 @@ class Capped:
     requests whose deadline has come leave whatever is in flight, and count.
 
     Who has left his hold and waits for a slot counts as in flight. Under a bound, whoever would find no slot is held, too, so
-    who leaves next when slots are scarce is the inner policy's order (`ordered`), not the room's. While all servers sleep one request is let go, since that is what wakes a server.
+    who leaves next when slots are scarce is the inner policy's order (`ordered`), not the room's. While all servers sleep one
+    request is let go, since that is what wakes a server.
 
     Watts are those of all GPUs that this proxy reads, so with several pools they are everybody's. A reading that is older
     than `stale_s`, or none, caps nothing: joules are not worth a request that nobody dares to send. Each reading lets go
