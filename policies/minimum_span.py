@@ -164,8 +164,8 @@ class _Search:
         more += [number for number in range(better.coming, state.coming) if number not in state.remaining]
         if not more:
             return 0.0
-        # the next interval is at least as long as the job that must begin it
-        first = self.jobs[better.remaining[0]] if better.remaining else None
+        # the other's next interval is at least as long as the job that must begin it
+        first = self.jobs[state.remaining[0]] if state.remaining else None
         least = first.length if first is not None and first.latest <= begin else 0.0
         return max(max(_end(self.jobs[number], begin) for number in more) - begin - least, 0.0)
 
