@@ -94,7 +94,7 @@ async def _run(phase: Phase, ports: Ports, client: httpx.AsyncClient, show: Call
     watched = Watched(phase)
     (await client.put(f"{ports.admin}/policy", json=dict(phase.strategy))).raise_for_status()
     await asyncio.sleep(CALM_S)
-    watched.began_at = time.monotonic()
+    watched.began_at, began_unix_s = time.monotonic(), time.time()
     with TemporaryDirectory() as folder:
         out = Path(folder) / "report.json"
         load = ("load", "--url", ports.data, "--admin", ports.admin, "--label", phase.name, "--out", str(out))
@@ -107,6 +107,9 @@ async def _run(phase: Phase, ports: Ports, client: httpx.AsyncClient, show: Call
         if not out.exists():
             raise ProcessFailed(f"{child.name} gave no report; it printed:\n{child.output}")
         watched.report = json.loads(out.read_text())
+        # seconds since the load's own start, which comes some time after its process's
+        late_s = watched.report["started_unix_s"] - began_unix_s
+        watched.power = [(at_s - late_s, power_w) for at_s, power_w in watched.power if at_s >= late_s]
     show(watched)
     return watched
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from math import exp, isfinite, log
 from random import Random
+from typing import Any
 
 from policies.base import Tier
 
@@ -16,6 +17,17 @@ Length = Callable[[Random], int]
 
 class BadSpec(ValueError):
     """A spec that says nothing; the message says what is allowed."""
+
+
+def finite(options: Mapping[str, Any]) -> None:
+    """Numbers of a command line that never end, or are none, pass every range.
+
+    Raises:
+        BadSpec: one is such; the message names it.
+    """
+    for name, value in options.items():
+        if isinstance(value, float) and not isfinite(value):
+            raise BadSpec(f"--{name.replace('_', '-')} must be a number that ends, not {value}")
 
 
 def lengths(spec: str) -> Length:

@@ -15,6 +15,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from bench.draws import BadSpec, finite
 from policies.strategy import PLACEMENTS, POLICIES, UnknownStrategy, find
 from policies.witness import CHECKS
 from proxy.sources import ConfigError, parameters
@@ -70,7 +71,7 @@ def show(name: str, kind: str | None) -> None:
 @click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help="A parameter; may be repeated.")
 @KIND
 @click.option("--seed", type=int, default=0, show_default=True, help="What the questions are drawn from.")
-@click.option("--timeout", "timeout_s", type=float, default=120.0, show_default=True, help="Seconds before it hangs.")
+@click.option("--timeout", "timeout_s", type=click.FloatRange(0.1, 86_400), default=120.0, show_default=True)
 @JSON
 def check(name: str, pairs: Sequence[str], kind: str | None, seed: int, timeout_s: float, as_json: bool) -> None:
     """Check that NAME, built-in or package.module:Name, keeps the contract of policies and placements.
@@ -79,8 +80,9 @@ def check(name: str, pairs: Sequence[str], kind: str | None, seed: int, timeout_
     """
     kind = kind or _kind(name)
     try:
+        finite({"timeout": timeout_s})
         asked = {"kind": kind, "name": name, "params": parameters(pairs), "seed": seed}
-    except ConfigError as error:
+    except (BadSpec, ConfigError) as error:
         raise click.UsageError(str(error)) from error
     with Console(stderr=True).status(f"examining {name}"):
         findings = _examined(asked, timeout_s)
@@ -123,7 +125,10 @@ def _examine(asked: Mapping[str, Any], hash_seed: str, timeout_s: float) -> dict
         last = (child.stderr.strip() or "nothing was said").splitlines()[-1]
         said = f"its process ended with status {child.returncode}: {last}"
         return {"findings": [_finding("answers", "bad", said)], "answers": []}
-    result: dict[str, Any] = json.loads(child.stdout)
+    try:
+        result: dict[str, Any] = json.loads(child.stdout)
+    except json.JSONDecodeError:
+        return {"findings": [_finding("answers", "bad", "its process ended before it was examined")], "answers": []}
     return result
 
 

@@ -15,7 +15,8 @@ are at or after s, the earliest deadline of all who have not run before x. So by
 
     (a(j) - s - W) / b    steps have begun,   W = sum of w(i) over i with a(i) <= a(j) and deadline(i) >= s,
 
-and l(j) more follow: K >= l(j) + max(0, (a(j) - s - W) / b). With time written in steps less work,
+and l(j) more follow: K >= l(j) + max(0, (a(j) - s - W) / b). (The time until an engine may begin, `request_s`, moves all
+instants alike.) With time written in steps less work,
 
     latest(s) = max over s' <= s of (s' - sum of w(i) whose deadline is before s') / b,
     earliest(j) = min over j' not before j of (a(j') - sum of w(i) whose arrival is not after a(j')) / b, at most latest(a(j)),

@@ -65,6 +65,14 @@ class Pack:
             assignments[waiting.id] = chosen.server.name
         return Plan(assignments)
 
+    def filled(self, server: ServerView, model: StepModel | None) -> float:
+        """How near a server is to the bounds on tokens and time a token: a share of the former, 1 at the latter."""
+        share = server.tokens / self.tokens if self.tokens is not None else 0.0
+        if self.tpot_ms is None or not server.in_flight:
+            return share
+        tpot_s = server.tpot_s or (model.step_s(server.in_flight, 0, server.tokens) if model is not None else 0.0)
+        return max(share, float(tpot_s * 1000 > self.tpot_ms))
+
     def _is_full(self, load: _Load, waiting: Waiting, model: StepModel | None) -> bool:
         if load.sequences >= self.knee:
             return True

@@ -22,7 +22,7 @@ class Prefix:
     """Whoever shares a prefix with one who leaves, by the inner policy or by the deadline, leaves with it.
 
     A policy's `Waiting.prefix` is a digest, so what is shared is the whole digested beginning, or nothing. Requests whose
-    prefix is not known take nobody along.
+    prefix is not known take nobody along. Around `capped` it lets go more than the bound; `capped` belongs around it.
 
     Attributes:
         policy: who leaves first.

@@ -2,7 +2,8 @@
 
 A request waits twice. Its *hold* is the policy's choice and is bounded by the request's own deadline. Its *capacity*
 wait is the room's: it lasts while no server has a slot, is ordered by priority, then fairly among tenants
-(`policies/fairness.py`), and is bounded by the queue's timeout.
+(`policies/fairness.py`), and is bounded by the queue's timeout, counted from the request's deadline: whoever agreed to be held
+for an hour, and was let go after a minute, is not refused before the hour is over.
 What the room guarantees, whatever a policy does:
 
 1. Nobody is held past their deadline, and nobody leaves without a server.
@@ -17,7 +18,7 @@ know the same.
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from heapq import heapify, heappop, heappush
@@ -101,7 +102,7 @@ class Room:
     Attributes:
         servers: slots of each server by its name; None is no limit.
         queue_limit: most requests waiting, held and ready together; one more is rejected.
-        queue_timeout_s: longest capacity wait.
+        queue_timeout_s: longest capacity wait beyond the deadline.
         model: what a step costs on each server, for policies that reckon with it.
         arrivals: learns how much comes.
         lengths: learns how long answers are.
@@ -122,7 +123,7 @@ class Room:
     _ready_sequences: int = 0
     _ready_tokens: int = 0
     _turns: list[_Turn] = field(default_factory=list)  # heap; some in it are gone
-    _timeouts: deque[tuple[float, _Ready]] = field(default_factory=deque)
+    _timeouts: list[tuple[float, int, _Ready]] = field(default_factory=list)  # heap; some in it are gone
     _shares: dict[int, Shares] = field(default_factory=lambda: defaultdict(Shares))  # by priority
     _order: int = 0
     _in_flight: dict[str, InFlight] = field(default_factory=dict)
@@ -282,7 +283,8 @@ class Room:
         if action is Action.WAKE:
             return server.state is ServerState.ASLEEP
         bound = any(ready.waiting.server == name for ready in self._ready.values())
-        return server.state is ServerState.AWAKE and not server.in_flight and not bound
+        # who drains may be a group that has gone, whose servers are another's now
+        return server.state is ServerState.AWAKE and not server.in_flight and not bound and not self.draining
 
     def _needed(self) -> list[str]:
         """Sleepers to wake whatever the placement says: all if it tends none, whose work somebody waits for, else one."""
@@ -325,7 +327,7 @@ class Room:
             self._count_ready(waiting, 1)
             self._order += 1
             heappush(self._turns, (-waiting.priority, ready.start, self._order, ready))
-            self._timeouts.append((now + self.queue_timeout_s, ready))
+            heappush(self._timeouts, (max(now, waiting.deadline) + self.queue_timeout_s, self._order, ready))
         if max(len(self._turns), len(self._timeouts)) > 2 * len(self._ready) + SPARE:
             self._forget_gone()
 
@@ -345,7 +347,8 @@ class Room:
         """Else who gave up is remembered while slots are short."""
         self._turns = [turn for turn in self._turns if self._waits(turn[3])]
         heapify(self._turns)
-        self._timeouts = deque(timeout for timeout in self._timeouts if self._waits(timeout[1]))
+        self._timeouts = [timeout for timeout in self._timeouts if self._waits(timeout[2])]
+        heapify(self._timeouts)
 
     def _assign(self, now: float, wall_s: float) -> tuple[list[Leaving], Exception | None]:
         """Give slots to the ready, by priority, then fairly among tenants, then by readiness."""
@@ -435,11 +438,11 @@ class Room:
 
     def _overdue(self, now: float) -> Iterator[str]:
         while self._next_timeout() <= now:
-            yield self._timeouts.popleft()[1].waiting.id
+            yield heappop(self._timeouts)[2].waiting.id
 
     def _next_timeout(self) -> float:
-        while self._timeouts and not self._waits(self._timeouts[0][1]):
-            self._timeouts.popleft()
+        while self._timeouts and not self._waits(self._timeouts[0][2]):
+            heappop(self._timeouts)
         return self._timeouts[0][0] if self._timeouts else inf
 
     # --- what can be seen ---------------------------------------------------------------------------------------

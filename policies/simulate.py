@@ -283,6 +283,9 @@ def simulate(
         until: count energy at least until this instant.
         wall_offset_s: what to add to simulated seconds for seconds since the epoch.
         watch: told of each instant that has been simulated.
+
+    Raises:
+        ValueError: somebody never leaves, since a placement sends him nowhere though there are slots.
     """
     coming = sorted(arrivals, key=lambda arrival: arrival.waiting.arrived_at)
     run = Run()
@@ -295,7 +298,9 @@ def simulate(
     for arrival in coming:
         simulation.arrive(arrival)
     while not simulation.over:
-        simulation.advance(simulation.next_at)
+        if (at := simulation.next_at) == inf:
+            raise ValueError(f"{len(simulation.open)} requests never leave: the placement sends them nowhere")
+        simulation.advance(at)
         watch(simulation.now)
     last_s = max(until, simulation.now)
     simulation.advance(last_s)

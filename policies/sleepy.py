@@ -32,8 +32,9 @@ class Sleepy:
         after_s: a server sleeps once it has been empty for so long, seconds; also once it was woken and stayed empty. Not set:
             the model's break-even, 10 s at the least, and 60 s where the model does not tell what waking costs.
         awake: so many servers stay awake, whatever comes.
-        wake_at_share: the next is woken when the load exceeds this share of what those awake take before they are full.
-        placement: who places; its knee says when a server is full.
+        wake_at_share: the next is woken when the load, those who wait for a slot counted, exceeds this share of what those
+            awake take before they are full.
+        placement: who places; its knee says when a server is full, and so do the other bounds of `pack`.
     """
 
     after_s: float | None = None
@@ -57,7 +58,7 @@ class Sleepy:
         up = [server for server in servers if server.state in (ServerState.AWAKE, ServerState.WAKING)]
         asleep = [server for server in servers if server.state is ServerState.ASLEEP]
         # not those that are falling asleep: they have nobody, and whoever wants them waits until they can be woken
-        demand = sum(server.in_flight for server in up) + self._due(view)
+        demand = sum(self._load(server, view.model) for server in up) + view.ready_sequences + self._due(view)
         woken = list(self._woken(up, asleep, demand))
         if woken:
             return Upkeep(dict.fromkeys(woken, Action.WAKE), self._next_due(view))
@@ -110,15 +111,24 @@ class Sleepy:
         """Sequences until it is full."""
         return self._knee if server.slots is None else min(self._knee, server.slots)
 
+    def _load(self, server: ServerView, model: StepModel | None) -> float:
+        """Its sequences; more where another bound of `pack` is nearer than the knee: as many as make up the same share."""
+        inner = self._inner
+        share = inner.filled(server, model) if isinstance(inner, Pack) else 0.0
+        return max(server.in_flight, share * self._takes(server))
+
     @property
     def _knee(self) -> int:
-        """The innermost placement's that has one."""
+        knee = getattr(self._inner, "knee", None)
+        return knee if isinstance(knee, int) else Pack().knee
+
+    @property
+    def _inner(self) -> object:
+        """The innermost placement, or the first on the way to it that has a knee."""
         inner: object = self.placement
-        while not isinstance(knee := getattr(inner, "knee", None), int):
-            inner = getattr(inner, "placement", None)
-            if inner is None:
-                return Pack().knee
-        return knee
+        while not isinstance(getattr(inner, "knee", None), int) and (within := getattr(inner, "placement", None)) is not None:
+            inner = within
+        return inner
 
 
 def break_even_s(model: StepModel | None) -> float | None:

@@ -7,7 +7,7 @@ A parameter may be a policy or a placement itself, which is how policies are mad
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from enum import Enum
 from functools import partial, reduce
 from importlib import import_module
@@ -137,6 +137,9 @@ def _check(kind: str, choice: Choice, cls: type) -> dict[str, Any]:
     except NameError as error:
         raise UnknownStrategy(f"{kind} {choice.name!r}: {error}, which is a field's type: import it in its module") from error
     problems, params = [], {}
+    needed = [f.name for f in fields(cls) if f.init and f.default is MISSING and f.default_factory is MISSING]
+    if missing := [key for key in needed if key not in choice.params]:
+        problems.append(f"{kind} {choice.name!r} needs {', '.join(missing)}")
     for key, value in choice.params.items():
         if key not in allowed:
             problems.append(f"{kind} {choice.name!r} has no parameter {key!r}; it has {', '.join(allowed) or 'none'}")

@@ -21,8 +21,9 @@ of `slowdown`, for their prompts are in nobody's way. It also limits the saving,
 thousand costs fewer joules at once, and then first tokens wait for ten seconds (simulated).
 
 With several servers the bound is that of the fullest, for who goes where is the placement's choice. Without a step model,
-so many `sequences` of them are in flight at most. A request whose deadline has come leaves, whatever that costs: where more
-background work comes than the bound lets pass, that is what happens to the rest.
+so many `sequences` of them are in flight at most. Nobody rides for whom there is no slot: whoever has left his hold counts in
+no bound until he is in flight, so at full servers all would leave it. A request whose deadline has come leaves, whatever that
+costs: where more background work comes than the bound lets pass, that is what happens to the rest.
 """
 
 from __future__ import annotations
@@ -112,9 +113,10 @@ class Valley:
         """Who may leave besides those who must, and whether there was no room for one more."""
         left = self._left(view, self.slowdown if quiet else self.slowdown / 2) - sum(_needs(one, view.model) for one in due)
         prompt_tokens = self.prompt_tokens - sum(one.prompt_tokens for one in due)
+        slots = _slots(view) - sum(one.sequences for one in due)
         ids, fitting, full = {one.id for one in due}, list[Waiting](), False
         for one in islice(chain.from_iterable(view.waiting.of(tier) for tier in DEFERRABLE), LOOKED_AT):
-            if left <= 0:
+            if left <= 0 or slots <= 0:
                 return fitting, True
             if one.id in ids or (view.model is not None and alone_s(one, view.model) > longest_s):
                 continue
@@ -125,6 +127,7 @@ class Valley:
                 fitting.append(one)
                 left -= _needs(one, view.model)
                 prompt_tokens -= one.prompt_tokens
+                slots -= one.sequences
         return fitting, full
 
     def _left(self, view: View, share: float) -> float:
@@ -160,6 +163,11 @@ class _Load:
 
     def left_s(self, model: StepModel, share: float) -> float:
         return share * model.step_s(max(self.sequences, 1), 0, self.context_tokens) - self.taken
+
+
+def _slots(view: View) -> float:
+    """Slots that are free and nobody's."""
+    return sum(server.free for server in view.servers) - view.ready_sequences
 
 
 def _needs(waiting: Waiting, model: StepModel | None) -> float:

@@ -55,7 +55,11 @@ def create_admin(app: App, read: Callable[[], Config] | None = None) -> FastAPI:
     @api.exception_handler(RequestValidationError)
     async def not_understood(request: Request, error: RequestValidationError) -> JSONResponse:
         """What is wrong and where. What was sent is not repeated: it need not be text."""
-        return JSONResponse({"detail": [{key: one[key] for key in ("type", "loc", "msg")} for one in error.errors()]}, 422)
+        detail = [{key: one[key] for key in ("type", "loc", "msg")} for one in error.errors()]
+        if "json" not in request.headers.get("content-type", ""):
+            # not forgiven: a page in somebody's browser may send anything else than JSON without being asked
+            detail.append({"type": "content_type", "loc": ("header",), "msg": "send it with content-type: application/json"})
+        return JSONResponse({"detail": detail}, 422)
 
     @api.get("/healthz")
     async def healthz() -> dict[str, str]:

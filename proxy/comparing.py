@@ -141,7 +141,7 @@ class Comparing:
         for _ in episode.advance(max(batch.until, episode.now)):
             self._breathe()
         if episode.open > MOST_OPEN:
-            self._left_out += episode.open
+            self._left_out += episode.unfinished
             del self._episodes[batch.pool]
 
     def _begin(self, batch: Batch, former: Episode | None) -> Episode:

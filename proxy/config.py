@@ -139,7 +139,7 @@ class Queue(Section):
 
     limit: Count = Field(100_000, description="most requests waiting; one more gets 429")
     tenant_limit: Count | None = Field(None, description="most requests of one tenant waiting")
-    timeout_s: Seconds = Field(60.0, description="longest wait for a slot, after any hold; then 503")
+    timeout_s: Seconds = Field(60.0, description="longest wait for a slot, once a request could be held no longer; then 503")
     bytes: Count = Field(1 << 30, description="most octets of request bodies in memory; one more request gets 429")
     tenant_bytes: Count | None = Field(None, description="most octets of one tenant's")
 

@@ -34,7 +34,7 @@ def create_energy(config: Config, model: StepModel, environ: Mapping[str, str]) 
     try:
         domains = list(metering.domains())
     except MeterUnavailable as error:
-        log.warning("energy is unknown: %s", error)
+        log.warning("energy is unknown: %s (simulated engines are metered by --meter simulated)", error)
         return None
     return Energy([*domains, *metering.host(domains)], serves_all=metering.serves_all) if domains else None
 

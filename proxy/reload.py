@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Mapping
 
+from policies.base import ServerState
 from policies.strategy import Strategy
 from proxy.app import App
 from proxy.config import Config, Upstream
@@ -130,8 +131,10 @@ def _place(
     pool, (anew, key) = app.fleet.pools[upstream.group], made
     server = anew or old
     assert server is not None
+    slept = False
     if old is not None:
         was_in = former[old.config.group]
+        slept = was_in is not pool and was_in.state(old.name) is not ServerState.AWAKE
         if was_in is not pool and was_in.name in app.fleet.pools:
             was_in.remove(old.name)
         elif was_in is not pool:
@@ -146,6 +149,8 @@ def _place(
     server.breaker.health = config.health
     server.use_key(key)
     pool.add(server)
+    if slept:  # or is on its way there, or back: its new room wakes it once it wants it, which disturbs nobody
+        pool.scheduler.set_state(server.name, ServerState.ASLEEP)
 
 
 def _same_connection(before: Config, after: Config, old: Upstream, new: Upstream) -> bool:

@@ -16,6 +16,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from importlib import resources
+from importlib.resources.abc import Traversable
 from math import inf
 from pathlib import Path
 
@@ -94,15 +95,19 @@ class StepModel:
         )
 
 
+def built_in() -> dict[str, Traversable]:
+    """The files of the built-in profiles, by name."""
+    files = resources.files("telemetry.profiles").iterdir()
+    return {file.name.removesuffix(".json"): file for file in files if file.name.endswith(".json")}
+
+
 def load_profile(name_or_path: str = BUILT_IN) -> StepModel:
     """A built-in profile by its name, or any profile by the path of its JSON file.
 
     Raises:
         ValueError: no such profile, or the file does not hold one; the message says what is known.
     """
-    known = {
-        p.name.removesuffix(".json"): p for p in resources.files("telemetry.profiles").iterdir() if p.name.endswith(".json")
-    }
+    known = built_in()
     try:
         text = known[name_or_path].read_text() if name_or_path in known else Path(name_or_path).read_text()
     except OSError as error:

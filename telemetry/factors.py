@@ -92,6 +92,8 @@ def read_rate(file: Path, unit: str, source: str, step_s: float, least: float = 
     """
     lines = _Lines(least)
     try:
+        if file.exists() and not file.is_file():
+            raise OSError("is no regular file")  # a device or a pipe may never end, and the proxy waits
         with file.open(newline="", encoding="utf-8-sig") as text:
             reader = csv.reader(text)
             for row in reader:

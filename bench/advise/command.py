@@ -16,15 +16,16 @@ from rich.console import Console
 
 from bench.advise import live
 from bench.advise.findings import Guardrails
-from bench.advise.judge import Judge
+from bench.advise.judge import CHOSEN_ON, Judge
 from bench.advise.trial import Stage
 from bench.advise.words import Context, as_json, tell
-from bench.draws import BadSpec
+from bench.draws import BadSpec, finite
 from bench.simulation.traces import FORMATS, Trace, load
 from policies.base import Tier
-from telemetry.cost import BUILT_IN, load_profile
+from telemetry.cost import BUILT_IN, built_in, load_profile
 
 FEW_TOLD = 0.5
+TOLD = ("profile", "max_wait_p99", "max_ttft_p99", "max_tpot_p99", "least", "speedup", "requests", "seed")  # in the JSON
 WIDTH = 160  # of a file or a pipe
 
 
@@ -57,6 +58,7 @@ def command(trace: Path | None, admin: str | None, as_json_: bool, **options: An
     if not console.is_terminal:
         console.width = WIDTH
     try:
+        finite(options)
         with TemporaryDirectory() as folder:
             judge, context = _on_trace(trace, options) if trace else _on_proxy(str(admin), options, Path(folder))
         with _progress() as told:
@@ -98,9 +100,10 @@ def _judge(
         path, format=options["format_"], speedup=options["speedup"], slack_s=slack or None, requests=options["requests"]
     )
     guardrails = Guardrails(options["max_wait_p99"], options["max_ttft_p99"], options["max_tpot_p99"])
-    warnings = (*_doubts_of(trace), *doubts, *_doubts_of_profile(stage, options["profile"]))
+    warnings = (*_doubts_of(trace), *doubts, *_doubts_of_profile(stage))
     asked = {tier.value: seconds for tier, seconds in slack.items()}
-    context = Context(where, shlex.join(["paceline", *sys.argv[1:]]), asked, warnings, facts, trace.as_json())
+    told = {name: options[name] for name in TOLD}
+    context = Context(where, shlex.join(["paceline", *sys.argv[1:]]), asked, warnings, facts, trace.as_json(), told)
     return Judge(trace.arrivals, stage, guardrails, options["least"], options["seed"]), context
 
 
@@ -128,13 +131,17 @@ def _doubts_of(trace: Trace) -> Iterator[str]:
         yield f"token counts of {trace.estimated} of {count} requests are estimates"
     if trace.incomplete:
         yield f"{trace.incomplete} records are left out: their requests did not complete"
+    longest_s = max(arrival.waiting.deadline - arrival.waiting.arrived_at for arrival in trace.arrivals)
+    told_s = (1 - CHOSEN_ON) * trace.arrivals[-1].waiting.arrived_at
+    if longest_s > told_s:
+        yield f"some may wait {longest_s:.0f} s, and only {told_s:.0f} s are told of: a longer trace would tell more of them"
     if trace.format == "ledger":
         yield "requests that were sent again, or not at all, because they had been held are not in it: it is traffic as it came"
 
 
-def _doubts_of_profile(stage: Stage, named: str | None) -> Iterator[str]:
-    if stage.model.name == BUILT_IN:
-        yield f"{BUILT_IN} is built in: no calibration was made for this server (`paceline calibrate`)"
+def _doubts_of_profile(stage: Stage) -> Iterator[str]:
+    if stage.model.name in built_in():
+        yield f"{stage.model.name} is built in: no calibration was made for this server (`paceline calibrate`)"
 
 
 @contextmanager

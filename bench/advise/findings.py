@@ -50,6 +50,7 @@ class Row:
     saving: Saving | None = None
     why_not: str = ""
     broken: Sequence[str] = ()  # guardrails that it kept where it was chosen, and breaks here
+    before: float = 0.0  # the share that it saved on the part that it was chosen on
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,9 @@
 """Chooses on the first part of a trace, reports on the rest, and says when the honest answer is: none.
 
-Who chooses the best of many settings on some data and reports it on the same reports luck as well. So settings are chosen on
-the first part, and every figure that is told is of the rest. Its interval is a bootstrap over blocks of time (Künsch, "The
-jackknife and the bootstrap for general stationary observations", 1989, with blocks that do not overlap), both strategies'
-blocks drawn together, since they share the traffic.
+Who chooses the best of many settings on some data and reports it on the same reports luck as well. So each lever's setting,
+and the lever, are chosen on the first part, and every figure that is told is of the rest. Its interval is a bootstrap over
+blocks of time (Künsch, "The jackknife and the bootstrap for general stationary observations", 1989, with blocks that do not
+overlap), both strategies' blocks drawn together, since they share the traffic.
 """
 
 from __future__ import annotations
@@ -50,8 +50,9 @@ class Judge:
     def judge(self) -> Advice:
         first, rest = split(self.arrivals)
         found = self._search(first)
+        before = self._run(first, STRAIGHT, "straight through")
         straight = self._run(rest, STRAIGHT, "straight through")
-        rows = [self._row(lever, found.get(lever), straight, rest) for lever in Lever]
+        rows = [self._row(lever, found.get(lever), before, straight, rest) for lever in Lever]
         best, reasons = self._best(rows, straight, rest)
         most = shareable(rest, straight, self.stage.model)
         if best is None and most < self.least:
@@ -63,11 +64,11 @@ class Judge:
 
     # --- choosing -------------------------------------------------------------------------------------------------
 
-    def _search(self, first: Sequence[Arrival]) -> dict[Lever, Setting]:
+    def _search(self, first: Sequence[Arrival]) -> dict[Lever, tuple[Setting, Trial]]:
         """The best setting of each lever within the guardrails, on the first part."""
         trials = self._all(first, single(first, self.stage))
         packing = self._least(trials, Lever.PACKING)
-        asleep = sleeping(first, self.stage, packing.placement if packing is not None else None)
+        asleep = sleeping(first, self.stage, packing[0].placement if packing is not None else None)
         trials += self._all(first, asleep)
         holding = _known(self._least(trials, lever) for lever in (Lever.GROUPING, Lever.DEFERRING))
         placing = _known(self._least(trials, lever) for lever in (Lever.PACKING, Lever.SLEEPING))
@@ -78,13 +79,13 @@ class Judge:
     def _all(self, arrivals: Sequence[Arrival], settings: Iterable[Setting]) -> Trials:
         return [(setting, self._run(arrivals, setting, str(setting))) for setting in settings]
 
-    def _least(self, trials: Trials, lever: Lever) -> Setting | None:
+    def _least(self, trials: Trials, lever: Lever) -> tuple[Setting, Trial] | None:
         tried = [pair for pair in trials if pair[0].lever is lever and not pair[1].faults]
         within = [pair for pair in tried if not self.guardrails.broken(pair[1])]
         if not within:
             return None
         enough_j = min(trial.energy_j for _, trial in within) * (1 + ALIKE)
-        return min((pair for pair in within if pair[1].energy_j <= enough_j), key=_costs)[0]
+        return min((pair for pair in within if pair[1].energy_j <= enough_j), key=_costs)
 
     def _run(self, arrivals: Sequence[Arrival], setting: Setting, name: str) -> Trial:
         self.told(name)
@@ -93,13 +94,23 @@ class Judge:
 
     # --- reporting ------------------------------------------------------------------------------------------------
 
-    def _row(self, lever: Lever, setting: Setting | None, straight: Trial, rest: Sequence[Arrival]) -> Row:
-        if setting is None:
+    def _row(
+        self, lever: Lever, chosen: tuple[Setting, Trial] | None, before: Trial, straight: Trial, rest: Sequence[Arrival]
+    ) -> Row:
+        if chosen is None:
             absent = missing(self.arrivals, self.stage)
             usual = "one of the two is not there" if lever is Lever.TOGETHER else "no setting keeps the guardrails"
             return Row(lever, why_not=absent.get(lever, usual))
+        setting, tried = chosen
         trial = self._run(rest, setting, str(setting))
-        return Row(lever, setting, trial, self._saving(straight, trial), broken=self.guardrails.broken(trial))
+        return Row(
+            lever,
+            setting,
+            trial,
+            self._saving(straight, trial),
+            broken=self.guardrails.broken(trial),
+            before=1 - tried.energy_j / before.energy_j,
+        )
 
     def _saving(self, straight: Trial, trial: Trial) -> Saving:
         share = 1 - trial.energy_j / straight.energy_j
@@ -120,8 +131,7 @@ class Judge:
             reasons.append("; ".join(f"{row.lever}: {row.why_not or ', '.join(row.broken)}" for row in rows))
         if reasons or not usable:
             return None, reasons
-        row = max(usable, key=lambda row: row.saving.share if row.saving is not None else 0.0)
-        row = self._simplest(usable, row)
+        row = self._simplest(usable)
         assert row.setting is not None
         assert row.saving is not None
         doubted = Stage(pessimistic(self.stage.model), self.stage.servers, self.stage.slots)
@@ -133,11 +143,10 @@ class Judge:
         reasons = self._not_worth(row, saving)
         return (None if reasons else row), reasons
 
-    def _simplest(self, usable: Sequence[Row], best: Row) -> Row:
-        """The first lever, in the order of what it costs users, that saves all but `least` of what the best does."""
-        assert best.saving is not None
-        enough = best.saving.share - self.least
-        return next(row for row in usable if row.saving is not None and row.saving.share >= enough)
+    def _simplest(self, usable: Sequence[Row]) -> Row:
+        """The first lever, in the order of what it costs users, that saved all but `least` of the most on the first part."""
+        enough = max(row.before for row in usable) - self.least
+        return next(row for row in usable if row.before >= enough)
 
     def _too_little(self, straight: Trial) -> list[str]:
         if straight.requests >= FEWEST and straight.span_s >= SHORTEST_S:
@@ -183,8 +192,8 @@ def _costs(pair: tuple[Setting, Trial]) -> tuple[float, float, float]:
     return trial.all_waits.wait_s or 0.0, trial.waits.tpot_s or 0.0, trial.energy_j
 
 
-def _known(settings: Iterable[Setting | None]) -> list[Setting]:
-    return [setting for setting in settings if setting is not None]
+def _known(found: Iterable[tuple[Setting, Trial] | None]) -> list[Setting]:
+    return [pair[0] for pair in found if pair is not None]
 
 
 def split(arrivals: Sequence[Arrival]) -> tuple[Sequence[Arrival], Sequence[Arrival]]:

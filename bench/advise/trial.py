@@ -13,6 +13,7 @@ from policies.simulate import Arrival, Served, Simulation
 from policies.strategy import Strategy
 from telemetry.cost import Linear, StepModel
 
+TAIL_S = 10.0  # after the last arrival, so that answers end
 BLOCKS = 24  # of a part: enough for an interval, and each longer than most holds
 PROMPT = (Tier.PRIORITY, Tier.INTERACTIVE)
 
@@ -49,7 +50,9 @@ class Trial:
     """What came out; joules are simulated.
 
     Attributes:
-        blocks_j: of each block of time, idle included; the last one runs to the end.
+        span_s: of time that joules are told of: from the first arrival to `TAIL_S` after the last, for every strategy.
+        blocks_j: of each block of that time, idle included. What is done later, since it may be held for longer, costs its
+            steps' joules, in equal parts in each block: while traffic goes on, no idle time comes with it.
         active_j: net of idle power with all engines awake.
         waits: of those who somebody waits for.
         all_waits: of all.
@@ -96,17 +99,19 @@ def run(arrivals: Sequence[Arrival], strategy: Strategy, stage: Stage, blocks: i
     for edge in edges:
         simulation.advance(edge)
         sums.append(sum(simulation.energy_j().values()))
-    simulation.advance(_end_of(arrivals))
+    end = last + TAIL_S
+    simulation.advance(end)
+    sums.append(sum(simulation.energy_j().values()))
     while not simulation.over and simulation.next_at < inf:
         simulation.advance(simulation.next_at)
-    sums.append(sum(simulation.energy_j().values()))
-    blocks_j = tuple(after - before for before, after in pairwise(sums))
-    idle_j = stage.model.idle_power_w * stage.servers * (simulation.now - began)
+    later_j = sum(_later_j(one, end) for one in seen.served) / blocks
+    blocks_j = tuple(after - before + later_j for before, after in pairwise(sums))
+    idle_j = stage.model.idle_power_w * stage.servers * (end - began)
     prompt = [one for one in seen.served if one.waiting.tier in PROMPT]
     late = sum(one.released_at > one.waiting.deadline + LATE_S for one in seen.served)
     return Trial(
         requests=len(seen.served),
-        span_s=simulation.now - began,
+        span_s=end - began,
         blocks_j=blocks_j,
         active_j=sum(blocks_j) - idle_j,
         waits=_waits(prompt or seen.served),
@@ -117,9 +122,11 @@ def run(arrivals: Sequence[Arrival], strategy: Strategy, stage: Stage, blocks: i
     )
 
 
-def _end_of(arrivals: Sequence[Arrival]) -> float:
-    """The same end for all strategies, since idle joules count: when the last may be held no more, and a little."""
-    return max(arrival.waiting.deadline for arrival in arrivals) + 10.0
+def _later_j(one: Served, end: float) -> float:
+    """The part of a request's joules that falls after an instant, by time."""
+    if not end < one.ended_at < inf:
+        return 0.0
+    return one.energy_j * (one.ended_at - max(one.released_at, end)) / (one.ended_at - one.released_at)
 
 
 def _waits(served: Sequence[Served]) -> Waits:

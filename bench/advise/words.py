@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import platform
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
 from typing import Any
 
 from rich.console import Console
@@ -26,6 +29,8 @@ class Context:
         slack_s: what requests are taken to agree to, by tier, whatever they did.
         warnings: what to know before one believes it.
         facts: what a running proxy told.
+        trace: what was read.
+        asked: the command's other options: guardrails, seed, speed.
     """
 
     source: str
@@ -34,6 +39,7 @@ class Context:
     warnings: tuple[str, ...] = ()
     facts: tuple[str, ...] = ()
     trace: Mapping[str, object] = field(default_factory=dict)
+    asked: Mapping[str, object] = field(default_factory=dict)
 
 
 def kwh_a_day(straight: Trial, saving: Saving) -> float:
@@ -45,8 +51,12 @@ def as_json(advice: Advice, context: Context) -> dict[str, Any]:
     model = advice.stage.model
     return {
         "energy_source": "simulated",
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "versions": {"paceline": version("paceline"), "python": platform.python_version()},
         "profile": model.name,
         "profile_band": model.band,
+        "model": asdict(model),
+        "asked": dict(context.asked),
         "source": context.source,
         "command": context.command,
         "trace": dict(context.trace),
@@ -75,6 +85,7 @@ def _row_json(advice: Advice, row: Row) -> dict[str, Any]:
         "policy": asdict(setting.policy) if setting is not None else None,
         "placement": asdict(setting.placement) if setting is not None else None,
         "saving": asdict(row.saving) if row.saving is not None else None,
+        "saved_where_chosen": row.before if row.saving is not None else None,
         "saved_kwh_a_day": kwh_a_day(advice.straight, row.saving) if row.saving is not None else None,
         "trial": asdict(row.trial) if row.trial is not None else None,
         "why_not": row.why_not or None,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from bench.overhead.environments import Tell
-from policies.base import Waiting
+from policies.base import Tier, Waiting
 from policies.room import Leaving, Room
 from policies.strategy import POLICIES, Choice, build
 from proxy.scheduler import Scheduler
@@ -37,11 +40,12 @@ class Ticks:
 
 async def ticks(policy: str, waiting: int) -> Ticks:
     """The live scheduler's ticks, with the policy asked and the only server away, so that nobody leaves."""
-    strategy = build(Choice(policy, PARAMS.get(policy, {})), Choice("spread", {}))
+    with TemporaryDirectory() as folder:
+        strategy = build(Choice(policy, PARAMS.get(policy) or params(policy, Path(folder))), Choice("spread", {}))
     scheduler = Scheduler(Room(strategy.policy, strategy.placement, {"server": None}), strategy)
     scheduler.room.set_health("server", healthy=False)
     now = scheduler.clock()
-    tasks = [asyncio.create_task(scheduler.wait_turn(Waiting(str(n), now, now + HOLD_S + n, 100, 100))) for n in range(waiting)]
+    tasks = [asyncio.create_task(scheduler.wait_turn(_waiting(n, now))) for n in range(waiting)]
     await _pause(3)
     taken: list[float] = []
     scheduler.on_tick = taken.append
@@ -52,6 +56,21 @@ async def ticks(policy: str, waiting: int) -> Ticks:
     done = Ticks(policy, room.held, room.ready, _rank(taken, 0.5) * 1000, _rank(taken, 0.99) * 1000)
     await _cancel(tasks)
     return done
+
+
+def params(policy: str, folder: Path) -> Mapping[str, object]:
+    """What a policy cannot be asked without: `carbon`'s hours, of which a better one comes before any deadline."""
+    if policy != "carbon":
+        return {}
+    file = folder / "hours.csv"
+    now_unix_s = time.time()
+    file.write_text(f"{now_unix_s - 10},100\n{now_unix_s + HOLD_S / 2},10\n")
+    return {"file": str(file), "step_s": HOLD_S}
+
+
+def _waiting(number: int, now: float) -> Waiting:
+    tiers = list(Tier)
+    return Waiting(str(number), now, now + HOLD_S + number, 100, 100, tier=tiers[number % len(tiers)])
 
 
 async def all_ticks(waiting: int, tell: Tell) -> list[Ticks]:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from math import inf
@@ -21,7 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from bench.arrivals import GAPS
-from bench.draws import LENGTHS, BadSpec
+from bench.draws import LENGTHS, BadSpec, finite
 from bench.simulation.run import Found, Setting, Watch, perform
 from bench.simulation.strategies import Pairing, pairings, usual
 from bench.simulation.tables import remarks, show
@@ -31,6 +32,16 @@ from telemetry.cost import BUILT_IN, StepModel, load_profile
 
 WIDE = 200  # columns of the tables where the terminal does not say
 STRATEGY = "'NAME key=value ...'"
+ASKED = (
+    "profile",
+    "queue_timeout",
+    "shares",
+    "speedup",
+    "duration",
+    "requests",
+    "prompt_tokens",
+    "output_tokens",
+)  # in the report
 positive = click.FloatRange(min=0, min_open=True)
 
 
@@ -67,6 +78,7 @@ def command(trace: Path | None, out: Path | None, as_json: bool, **given: Any) -
     if out is not None:
         _make(out)
     try:
+        finite(given)
         model = load_profile(given["profile"])
         traffic = from_trace(trace, given) if trace else drawn(given)
         setting = _setting(traffic, model, given)
@@ -131,11 +143,13 @@ def _report(found: Found, setting: Setting, traffic: Traffic, given: Mapping[str
         "command": shlex.join(["paceline", *sys.argv[1:]]),
         "versions": {"paceline": version("paceline"), "python": platform.python_version()},
         "profile": setting.model.name,
+        "model": asdict(setting.model),
         "seed": given["seed"],
         "seconds": seconds,
         "traffic": {**traffic.described, "slack_s": {tier.value: slack for tier, slack in slack_of(given).items()}},
         "servers": setting.servers,
         "slots": setting.slots,
+        "asked": {name: given[name] for name in ASKED},
         "strategies": [one.as_json() for one in found.strategies],
         "clairvoyant": None
         if optimum is None

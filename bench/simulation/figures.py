@@ -78,7 +78,7 @@ class Figures:
 
     @property
     def group_mean(self) -> float:
-        return (self.completed + self.refused) / max(self.groups, 1)
+        return self.completed / max(self.groups, 1)  # who is refused never left
 
     @property
     def overall(self) -> Latency:

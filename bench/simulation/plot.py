@@ -24,7 +24,7 @@ def plot(found: Found, setting: Setting, subject: str, out: Path) -> None:
     """Write the picture as a PNG."""
     completed = max(found.straight.completed, 1)
     with plt.rc_context({"font.size": 11, "text.color": INK, "axes.edgecolor": INK, "axes.labelcolor": INK}):
-        figure, (whole, active) = plt.subplots(1, 2, figsize=(15, 7), facecolor=PAPER)
+        figure, (whole, active) = plt.subplots(1, 2, figsize=(16, 6), facecolor=PAPER)
         figure.set_layout_engine("constrained", w_pad=0.15, h_pad=0.12)
         _front(whole, found)
         _points(whole, found, lambda one: one.j_per_request)
@@ -33,6 +33,9 @@ def plot(found: Found, setting: Setting, subject: str, out: Path) -> None:
             active.axhline(found.optimum.active_j / completed, color=BOUND, linestyle="--", label="no schedule spends less")
         _points(active, found, lambda one: one.active_j_per_request)
         _dress(active, "Active joules a request, net of idle")
+        both = [axes.get_legend_handles_labels() for axes in (whole, active)]
+        rows = {label: handle for handles, labels in both for handle, label in zip(handles, labels, strict=True)}
+        figure.legend(rows.values(), rows.keys(), frameon=False, loc="outside right upper", fontsize=10)
         figure.suptitle("Joules against added wait (simulated)", fontsize=17, weight="bold", x=0.012, ha="left")
         note = f"{subject}; {setting.servers} server(s), profile {setting.model.name}; modelled, not measured"
         figure.supxlabel(note, fontsize=10, color=SOFT, x=0.012, ha="left")
@@ -59,7 +62,15 @@ def _points(axes: Axes, found: Found, height: Callable[[Figures], float]) -> Non
             label=label,
         )
         for one in mine[:: len(mine) - 1] if len(mine) > 1 else []:  # the ends of a sweep tell its direction
-            axes.annotate(one.name, (one.wait_mean_s, height(one)), xytext=(7, 5), textcoords="offset points", fontsize=8)
+            told = one.name.partition(" / ")[0].partition(" ")[2]
+            axes.annotate(
+                told,
+                (one.wait_mean_s, height(one)),
+                xytext=(6, 6 + 11 * (number % 2)),
+                textcoords="offset points",
+                fontsize=8,
+                color=colour,
+            )
 
 
 def _kind(one: Figures) -> str:
@@ -76,7 +87,6 @@ def _dress(axes: Axes, title: str) -> None:
     axes.set_title(title, loc="left", weight="bold", fontsize=12)
     axes.set_xlabel("added wait on average, s")
     axes.set_ylabel("J")
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, axes.get_ylim()[1] * 1.12)
     axes.margins(x=0.12)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, -0.12), ncols=3, fontsize=9)

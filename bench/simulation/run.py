@@ -21,6 +21,7 @@ from policies.strategy import Strategy
 from telemetry.cost import StepModel
 
 CLAIRVOYANT = "clairvoyant schedule"
+REFUSED = "There is no clairvoyant bound: it is of all requests, and strategies that refuse some do less work."
 MOST_STATES = 400_000  # about half a minute
 
 Watch = Callable[[str, float], None]  # which strategy, and which part of it is done
@@ -86,7 +87,8 @@ def perform(
         watch: told of progress.
     """
     ran = list(_in_parallel(setting, pairings, jobs, watch) if jobs > 1 else _one_by_one(setting, pairings, watch))
-    optimum, without = _optimum(setting, watch) if bound else (None, "")
+    refused = any(one.refused for one, _ in ran)
+    optimum, without = _optimum(setting, watch) if bound and not refused else (None, REFUSED if bound else "")
     achieved = _achieved(setting, optimum, watch) if optimum is not None else None
     until_s = max(one.until_s for one, _ in (*ran, *([achieved] if achieved else [])))
     levelled = [_level(setting, until_s, *one) for one in ran]

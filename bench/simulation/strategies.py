@@ -131,9 +131,12 @@ def _parameters(text: str, pairs: Sequence[str]) -> dict[str, object]:
 
 
 def _short(choice: Choice) -> str:
-    """As it would be written again, nested ones by their names."""
-    told = (
-        f"{key}={value['name'] if isinstance(value, dict) and 'name' in value else value}"
-        for key, value in choice.params.items()
-    )
-    return " ".join((choice.name.rpartition(":")[2], *told))
+    """All that tells it from others: nested ones with their parameters, in brackets."""
+    return " ".join((choice.name, *(f"{key}={_value(value)}" for key, value in choice.params.items())))
+
+
+def _value(value: object) -> str:
+    if not (isinstance(value, dict) and "name" in value):
+        return str(value)
+    inner = Choice(value["name"], value.get("params", {}))
+    return f"({_short(inner)})" if inner.params else inner.name

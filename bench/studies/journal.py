@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 FORM = 1
+PARTS = {"id", "study", "shape", "arm", "rate", "seed", "report", "samples", "provenance"}  # of a run, at least
 MOST_ATTEMPTS = 2  # a run that says nothing is made once more
 
 
@@ -41,6 +42,16 @@ class Journal:
             if told:
                 raise JournalError(f"{self.folder} holds runs of another study ({'; '.join(told)}); name another with --out")
         (self.folder / "runs").mkdir(parents=True, exist_ok=True)
+
+    def here(self, hardware: str) -> None:
+        """See that new runs are made on hardware like that of those that are there, for they are paired with them.
+
+        Raises:
+            JournalError: they are not.
+        """
+        if others := {run["provenance"]["hardware"] for run in self.runs} - {hardware}:
+            told = f"runs on {' and '.join(sorted(others))}, and this is {hardware}"
+            raise JournalError(f"{self.folder} holds {told}; name another with --out")
 
     def attempts(self, id: str) -> int:
         return sum(run["id"] == id for run in self.runs)
@@ -77,7 +88,7 @@ def write(path: Path, value: Mapping[str, Any]) -> None:
 def _read(path: Path) -> dict[str, Any]:
     try:
         run = json.loads(path.read_text())
-        if run["form"] != FORM or not {"id", "study", "shape", "arm", "rate", "seed", "report", "samples"} <= set(run):
+        if run["form"] != FORM or not set(run) >= PARTS:
             raise ValueError("another form")
         good(run)
     except (ValueError, KeyError, TypeError) as error:

@@ -92,14 +92,16 @@ async def measure(setting: Setting, journal: Journal, todo: Sequence[Run], model
 
     Raises:
         ProcessFailed, AdminError, TimeoutError: the proxy or a server does not do what it should; what is over is kept.
+        JournalError: the runs that are there were made on other hardware.
     """
     left_out: list[Run] = []
     if min(run.expected_s(model) for run in todo) > setting.left_s:
         return list(todo)
     async with serving(setting, max(run.arm.hold_s for run in todo)) as ports, AdminPort(ports.admin) as admin:
         await ready(admin, READY_WITHIN_S)
-        await _warm(ports, todo[0], len(setting.urls))
         about = await _about(setting, admin)
+        journal.here(about["hardware"])
+        await _warm(ports, todo[0], len(setting.urls))
         for number, run in enumerate(todo, start=1):
             if run.expected_s(model) > setting.left_s:
                 left_out.append(run)

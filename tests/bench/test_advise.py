@@ -14,13 +14,14 @@ import pytest
 from click.testing import CliRunner, Result
 
 from bench.advise.command import command
-from bench.advise.findings import Guardrails
+from bench.advise.findings import Guardrails, Row
 from bench.advise.judge import Judge, split
-from bench.advise.levers import STRAIGHT, Lever
+from bench.advise.levers import STRAIGHT, Lever, Setting
 from bench.advise.trial import Stage, pessimistic, run, shareable
 from bench.advise.words import Context, as_json, configuration
 from policies.base import Tier, Waiting
 from policies.simulate import Arrival
+from policies.strategy import Choice, Strategy
 from proxy.sources import load
 from telemetry.cost import BUILT_IN, StepModel, load_profile, profile_text
 
@@ -85,6 +86,36 @@ def test_work_that_may_wait_beside_work_that_may_not() -> None:
     assert row.setting.policy.name == "valley"
     assert row.saving is not None
     assert row.saving.share > 0
+
+
+def test_one_who_may_wait_for_hours_changes_no_other_figure() -> None:
+    """Idle power of the time until then is nobody's saving, nor does it hide one; its joules count nonetheless."""
+    arrivals = poisson(4.0, 200)
+    patient = Arrival(replace(arrivals[-1].waiting, id="patient", deadline=arrivals[-1].waiting.arrived_at + 7200.0), 60)
+    alone, beside = (judged(crowd, Stage(SLEEPER, servers=3)) for crowd in (arrivals, [*arrivals, patient]))
+    for lever in (Lever.PACKING, Lever.SLEEPING):
+        assert beside["by"][lever].saving.share == pytest.approx(alone["by"][lever].saving.share, abs=0.02)
+    assert beside["straight"]["span_s"] == alone["straight"]["span_s"]
+    held = run([*arrivals, patient], Setting(None, Choice("span", {}), STRAIGHT.placement).strategy(), Stage(MODEL))
+    assert held.energy_j > run(arrivals, STRAIGHT.strategy(), Stage(MODEL)).energy_j
+
+
+def test_the_lever_is_chosen_on_the_first_part_too() -> None:
+    """Of the rest, on which all figures are, nothing is asked but whether it keeps the guardrails."""
+    arrivals = poisson(3.0, 300, slack=4.0)
+    told = Judge(arrivals, Stage(MODEL, servers=2)).judge()
+    saved = {row.lever: row.before for row in told.rows if row.saving is not None}
+    assert told.best is not None
+    assert told.best.lever is next(lever for lever in Lever if saved.get(lever, -1.0) >= max(saved.values()) - 0.03)
+    straight, packed = (run(split(arrivals)[0], setting, told.stage) for setting in _strategies(told.rows[0]))
+    assert saved[Lever.PACKING] == pytest.approx(1 - packed.energy_j / straight.energy_j)
+    doubted = [replace(row, before=1.0 if row.lever is Lever.GROUPING else 0.0) for row in told.rows if row.saving]
+    assert Judge(arrivals, told.stage)._simplest(doubted).lever is Lever.GROUPING
+
+
+def _strategies(row: Row) -> list[Strategy]:
+    assert row.setting is not None
+    return [STRAIGHT.strategy(), row.setting.strategy()]
 
 
 def test_no_setting_that_breaks_a_guardrail_is_advised() -> None:
@@ -229,6 +260,17 @@ def test_a_profile_of_ones_own_is_not_warned_of(tmp_path: Path) -> None:
     told = json.loads(answer.stdout)
     assert told["profile"] == "ours"
     assert not any("calibration" in warning for warning in told["warnings"])
+
+
+def test_every_built_in_profile_is_warned_of_and_what_was_asked_is_in_the_report(tmp_path: Path) -> None:
+    file = ledger(tmp_path / "requests.jsonl", poisson(2.0, 60, slack=40.0))
+    told = json.loads(advise(file, "--profile", "h200-llama8b-bf16", "--max-wait-p99", 2, "--seed", 7, "--json").stdout)
+    assert any("h200-llama8b-bf16 is built in" in warning for warning in told["warnings"])
+    assert any("some may wait 40 s, and only 24 s are told of" in warning for warning in told["warnings"])
+    assert (told["asked"]["max_wait_p99"], told["asked"]["seed"]) == (2.0, 7)
+    assert told["versions"]["paceline"]
+    assert told["model"]["name"] == "h200-llama8b-bf16"
+    assert told["model"]["step_j"]["base"] > 0
 
 
 def test_estimated_counts_are_said(tmp_path: Path) -> None:

@@ -51,6 +51,14 @@ class Leaving:
     def decide(self, view, memory):
         import os
         os._exit(7)
+
+@dataclass(frozen=True)
+class Quitting:
+    """Takes the process along, as if all were well."""
+
+    def decide(self, view, memory):
+        import os
+        os._exit(0)
 '''
 
 
@@ -100,6 +108,7 @@ def test_what_is_not_there_is_no_verdict() -> None:
     status, text = run("policy", "check", "capped", "--set", "in_flight=0")
     assert (status, "in_flight must be greater than 0" in text) == (2, True)
     assert run("policy", "check", "capped", "--set", "in_flight")[0] == 2
+    assert run("policy", "check", "span", "--timeout", "nan")[0] == 2
 
 
 def test_another_hash_seed_tells(bad: Path) -> None:
@@ -111,7 +120,12 @@ def test_another_hash_seed_tells(bad: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "timeout_s", "says"), [("Hanging", "1.5", "no answer within 1.5 s"), ("Leaving", "60", "ended with status 7")]
+    ("name", "timeout_s", "says"),
+    [
+        ("Hanging", "1.5", "no answer within 1.5 s"),
+        ("Leaving", "60", "ended with status 7"),
+        ("Quitting", "60", "ended before it was examined"),
+    ],
 )
 def test_one_that_does_not_come_back_is_a_failure(bad: Path, name: str, timeout_s: str, says: str) -> None:
     status, text = run("policy", "check", f"bad:{name}", "--timeout", timeout_s, "--json", at=bad)

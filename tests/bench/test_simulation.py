@@ -115,7 +115,7 @@ def test_a_trace_with_tiers_and_the_picture(tmp_path: Path) -> None:
 
 def test_a_policy_of_ones_own_with_parameters() -> None:
     told = report("--requests", 10, "--policy", "policies.window:Window every_s=3", "--slack-all", 3, "--no-bound")
-    assert told["strategies"][1]["name"] == "Window every_s=3 / spread"
+    assert told["strategies"][1]["name"] == "policies.window:Window every_s=3 / spread"
     assert told["strategies"][1]["described"]["policy"] == {"name": "policies.window:Window", "params": {"every_s": 3.0}}
     assert told["clairvoyant"] is None
 
@@ -132,7 +132,7 @@ def test_a_policy_of_ones_own_with_parameters() -> None:
             ["--sweep", "size n=1,2,3,4,5,6,7,8,9,10,11,12,13,14,15 wait_s=1,2,3,4,5,6,7,8,9,10,11,12,13,14,15"],
             "225 strategies",
         ),
-        (["--profile", "h300"], "built in are h200-llama8b"),
+        (["--profile", "h300"], "built in are h100-llama8b-bf16, h200-llama8b,"),
         (["--slack", "vip=2"], "write TIER=NUMBER"),
         (["--speedup", "2"], "are for a trace"),
         (["trace.csv", "--rate", "2"], "--rate is for drawn arrivals"),
@@ -230,3 +230,42 @@ def test_progress_is_told_in_parts_that_grow() -> None:
         assert told == sorted(told)
         assert told[-1] == 1.0
     assert len(parts["span / spread"]) > 10
+
+
+@pytest.mark.parametrize("option", ["--slack-all", "--queue-timeout", "--duration", "--speedup", "--rate"])
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_numbers_that_never_end_are_refused(option: str, value: str) -> None:
+    """With endless slack nothing would ever happen, and the simulation would not end."""
+    result = simulate("--requests", 3, option, value)
+    assert (result.exit_code, f"{option} must be a number that ends, not {value}" in result.output) == (1, True)
+
+
+def test_strategies_that_differ_only_inside_are_two() -> None:
+    inner = "capped in_flight=8 policy.name=window policy.params.every_s="
+    told = report("--rate", 2, "--requests", 20, "--slack-all", 4, "--sweep", f"{inner}0.5,2", "--no-bound")
+    assert [one["name"] for one in told["strategies"][1:]] == [
+        "capped in_flight=8 policy=(window every_s=0.5) / spread",
+        "capped in_flight=8 policy=(window every_s=2) / spread",
+    ]
+    assert told["strategies"][1]["wait_mean_s"] < told["strategies"][2]["wait_mean_s"]
+    pairs = pairings(["policies.span:Span", "span"], [], [], [])
+    assert [str(pair) for pair in pairs[1:]] == ["policies.span:Span / spread", "span / spread"]
+
+
+def test_who_is_refused_is_in_no_group_and_under_no_bound() -> None:
+    result = ("--arrivals", "burst", "--requests", 30, "--slots", 1, "--queue-timeout", 1)
+    told = report(*result)
+    straight = told["strategies"][0]
+    assert straight["refused"] + straight["completed"] == 30
+    assert straight["refused"] > 0
+    assert straight["group_mean"] == straight["completed"] / straight["groups"]
+    assert told["clairvoyant"] is None
+    assert any("strategies that refuse some do less work" in remark for remark in told["remarks"])
+
+
+def test_a_report_says_all_that_it_takes_to_make_it_again() -> None:
+    told = report("--requests", 5, "--rate", 3, "--prompt-tokens", "uniform:10:20", "--queue-timeout", 9, "--slots", 4)
+    assert told["model"]["step_j"]["base"] > 0
+    assert told["model"]["idle_power_w"] == 118.25
+    assert (told["asked"]["queue_timeout"], told["asked"]["prompt_tokens"]) == (9.0, "uniform:10:20")
+    assert {"command", "versions", "seed", "servers", "slots", "date"} <= set(told)

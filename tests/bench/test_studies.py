@@ -209,6 +209,17 @@ def test_runs_of_another_study_are_not_mixed_in(tmp_path: Path) -> None:
         Journal(tmp_path)
 
 
+def test_runs_on_other_hardware_are_not_paired_with_those_that_are_there(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.here("1 x other GPU")  # nothing is there yet
+    journal.begin("grid", SHAPE.identity())
+    journal.add(line(100.0))
+    again = Journal(tmp_path)
+    again.here("1 x GPU")
+    with pytest.raises(JournalError, match=r"runs on 1 x GPU, and this is 1 x other GPU; name another with --out"):
+        again.here("1 x other GPU")
+
+
 def test_a_run_that_says_nothing_says_why() -> None:
     assert "late" in brief(line(1.0, problems=("late",)))
     assert "no energy" in brief(line(1.0) | {"report": line(1.0)["report"] | {"energy": None}})
@@ -310,6 +321,13 @@ def quick(folder: Path) -> str:
     return str(path)
 
 
+def _move(path: Path, hardware: str) -> None:
+    """As if a run had been made elsewhere."""
+    run = json.loads(path.read_text())
+    run["provenance"]["hardware"] = hardware
+    path.write_text(json.dumps(run, indent=1) + "\n")
+
+
 @pytest.mark.slow  # three runs over real HTTP, each of a second, in slices
 async def test_a_grid_in_slices(tmp_path: Path) -> None:
     out, profile = tmp_path / "grid", quick(tmp_path)
@@ -324,11 +342,15 @@ async def test_a_grid_in_slices(tmp_path: Path) -> None:
         assert {path: path.read_bytes() for path in (out / "runs").iterdir()} == kept
         await study("bench.grid", *same)
         other = await study("bench.grid", *same, "--prompt-tokens", "9", fails=True)
+        _move(next(iter(kept)), "1 x other GPU")
+        moved = await study("bench.grid", *same, "--seeds", "2", fails=True)
+        _move(next(iter(kept)), "simulated: no hardware")
     assert "0 of 2 runs are over" in first
     assert len(kept) == 2
     assert "of 3 runs are over" in estimated
     assert "found no time" in no_time
     assert "prompt_tokens was '256', is '9'" in other
+    assert "holds runs on 1 x other GPU" in moved
 
     journal = Journal(out)
     assert all(path.read_bytes() == value for path, value in kept.items()), "what is over stays as it is"

@@ -88,6 +88,16 @@ def test_a_deadline_ends_the_hold_and_not_the_wait_for_a_slot() -> None:
     assert [expired.id for expired in full.tick(7.0).expired] == ["x"]
 
 
+def test_who_was_let_go_before_his_deadline_is_not_refused_before_it() -> None:
+    full = room(slots=0, queue_timeout_s=5.0)
+    full.admit(waiting("long", slack=3600.0))
+    full.admit(waiting("short", 1.0))
+    full.tick(1.0)
+    assert [expired.id for expired in full.tick(6.0).expired] == ["short"]
+    assert full.tick(3604.9).expired == []
+    assert [expired.id for expired in full.tick(3605.0).expired] == ["long"]
+
+
 def test_a_slot_at_the_very_instant_of_the_timeout_is_still_in_time() -> None:
     full = room(slots=0, queue_timeout_s=5.0)
     full.admit(waiting("x"))

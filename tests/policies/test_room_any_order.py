@@ -185,7 +185,7 @@ class AnyOrder(RuleBasedStateMachine):
         """Nobody is held past a deadline, nobody waits past the timeout, and the room asks to be woken in time for both."""
         view = self.room.view(self.now)
         assert view.waiting.earliest_deadline > self.now
-        timeouts = [ready.since + TIMEOUT_S for ready in self.room._ready.values()]
+        timeouts = [max(ready.since, ready.waiting.deadline) + TIMEOUT_S for ready in self.room._ready.values()]
         assert all(at > self.now for at in timeouts)
         assert not (self.room.draining and self.room.held)
         next_at = min([view.waiting.earliest_deadline, *timeouts])

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies.base import Decision, Outcome, View, Waiting
+from policies.base import Decision, Outcome, Plan, View, Waiting
 from policies.pack import Pack
 from policies.passthrough import Passthrough
 from policies.simulate import Arrival, Run, simulate
@@ -159,3 +159,13 @@ def test_everybody_is_served_and_every_joule_is_somebodys(
         if slots is not None:
             here = [other for other in run.served.values() if other.server == served.server]
             assert sum(other.released_at <= served.released_at < other.ended_at for other in here) <= slots
+
+
+class Nowhere:
+    def place(self, group: object, view: View) -> Plan:
+        return Plan()
+
+
+def test_who_is_sent_nowhere_is_told_and_not_waited_for_for_ever() -> None:
+    with pytest.raises(ValueError, match="2 requests never leave"):
+        simulate([arrival("x", 0.0), arrival("y", 1.0)], strategy(Passthrough(), Nowhere()), MODEL)

@@ -16,6 +16,7 @@ from policies.base import Action, ServerState, ServerView, Upkeep, View, Waiting
 from policies.held import Held
 from policies.pack import Pack
 from policies.passthrough import Passthrough
+from policies.room import Room
 from policies.simulate import Arrival, Run, simulate
 from policies.sleepy import Sleepy, break_even_s
 from policies.strategy import Strategy
@@ -95,6 +96,33 @@ def test_who_is_held_until_before_a_server_could_be_awake_counts() -> None:
     assert told(tend(TEN, *servers, held=held[:3])) == ""
     upkeep = tend(TEN, *servers, now=90.0, held=held)
     assert (told(upkeep), upkeep.wake_at) == ("", 99.0)  # 3 s before the first of them leaves
+
+
+@pytest.mark.parametrize("share", [0.75, 1.0])
+def test_who_waits_for_a_slot_is_load_too(share: float) -> None:
+    room = Room(Passthrough(), Sleepy(after_s=10.0, wake_at_share=share), {"a": 8, "b": 8}, model=MODEL)
+    room.tick(0.0)
+    room.tick(10.0)
+    room.set_state("b", ASLEEP)
+    for number in range(9):
+        room.admit(Waiting(f"r{number}", 11.0, 11.0, 1, 1))
+    assert room.tick(11.0).actions == {"b": Action.WAKE}
+
+
+@pytest.mark.parametrize(
+    ("placement", "busy", "expected"),
+    [
+        (Pack(tokens=1000), {"tokens": 751}, "+b"),
+        (Pack(tokens=1000), {"tokens": 750}, ""),
+        (Pack(tpot_ms=500.0), {"tpot_s": 0.6}, "+b"),
+        (Pack(tpot_ms=500.0), {"tpot_s": 0.4}, ""),
+        (Pack(tpot_ms=500.0), {}, "+b"),  # the model says that a token takes a second
+        (Affine(placement=Pack(tokens=1000)), {"tokens": 900}, "+b"),
+    ],
+)
+def test_all_bounds_of_pack_say_when_a_server_is_full(placement: Any, busy: dict[str, Any], expected: str) -> None:
+    servers = replace(server("a", 2), **busy), server("b", state=ASLEEP)
+    assert told(tend(Sleepy(after_s=10.0, placement=placement), *servers)) == expected
 
 
 @pytest.mark.parametrize("placement", [Pack(4), Affine(placement=Pack(4))])

@@ -10,6 +10,7 @@ import pytest
 
 from policies.base import Decision, InFlight, Policy, Tier, Waiting
 from policies.passthrough import Passthrough
+from policies.room import Room
 from policies.simulate import Arrival, Run, Served, simulate
 from policies.spread import Spread
 from policies.strategy import Strategy
@@ -133,6 +134,21 @@ def test_in_quiet_as_many_as_may_run_need_not_wait() -> None:
 def test_a_deadline_wins_over_every_bound() -> None:
     decision = Valley().decide(view(80.0, *crowd(30), in_flight=[TALK], model=MODEL), Remembered(pause_until=90.0))
     assert sorted(decision.release) == sorted(ids(crowd(21)))
+
+
+def test_nobody_gives_up_a_long_hold_for_a_short_wait_for_a_slot() -> None:
+    room = Room(Valley(), Spread(), {"a": 4, "b": 4}, model=H200)
+    for number in range(8):
+        room.admit(Waiting(f"talk{number}", 0.0, 0.0, 200, 2000))
+    assert len(room.tick(0.0).leaving) == 8
+    for one in crowd(50, deadline=3600.0):
+        room.admit(one)
+    for second in range(1, 60):
+        room.tick(float(second))
+    assert (room.held, room.ready) == (50, 0)
+    room.ended("talk0", 60.0)
+    assert len(room.tick(60.0).leaving) == 1
+    assert (room.held, room.ready) == (49, 0)
 
 
 def test_without_a_model_so_many_sequences_are_in_flight() -> None:

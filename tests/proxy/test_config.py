@@ -76,7 +76,7 @@ def test_all_errors_at_once_each_with_its_place(tmp_path: Path) -> None:
         ({"upstreams": [URL], "policy.name": "window", "policy.params.n": 1}, "'window' has no parameter 'n'; it has every_s"),
         ({"upstreams": [URL], "policy.name": "window", "policy.params.every_s": 0}, "every_s must be greater than 0"),
         ({"upstreams": [URL], "placement.name": "nowhere:Pack"}, "cannot be imported"),
-        ({"upstreams": [URL], "energy.profile": "abacus"}, "no profile 'abacus': built in are h200-llama8b"),
+        ({"upstreams": [URL], "energy.profile": "abacus"}, "no profile 'abacus': built in are h100-llama8b"),
         (
             {"upstreams": [URL], "energy.domains": [{"devices": ["0"], "upstreams": ["http://other:1"]}]},
             "http://other:1 is no upstream",

@@ -237,6 +237,17 @@ async def test_what_the_thread_cannot_keep_up_with_is_left_out(monkeypatch: pyte
         assert it.totals(STRAIGHT)["requests"] == 1
 
 
+async def test_of_those_who_are_too_many_to_keep_each_is_left_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.comparing.MOST_OPEN", 5)
+    async with stage() as it:
+        first = await it.released("a")
+        for number in range(4):
+            it.ended(await it.released(f"b{number}"))
+        await it.compared()
+        assert it.shadows.comparing.compared.left_out == 4
+        it.ended(first)
+
+
 async def test_servers_that_sleep_are_seen_to_also_by_rooms_that_begin_anew() -> None:
     model = replace(load_profile(), name="sleeper", sleep_power_w=20.0, sleep_s=1.0, wake_s=2.0, wake_j=10.0)
     async with stage(upstreams=[SERVER, f"{SERVER}2"]) as it:

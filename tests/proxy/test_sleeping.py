@@ -16,8 +16,10 @@ from proxy.breaker import Circuit
 from proxy.checks import Checks
 from proxy.config import Sleep
 from proxy.fleet import Server
+from proxy.reload import reload
 from proxy.sleeping import Sleeping
-from tests.serving import DataPlane, Seen, data_plane, exchange, upstream
+from tests.proxy.test_reload import configured, proxy, url_of
+from tests.serving import DataPlane, Seen, Upstream, data_plane, exchange, upstream
 
 AWAKE, ASLEEP, FALLING, WAKING = ServerState.AWAKE, ServerState.ASLEEP, ServerState.FALLING_ASLEEP, ServerState.WAKING
 SOON = Sleep(timeout_s=0.3, again_s=60.0)
@@ -244,6 +246,49 @@ async def test_a_server_that_has_gone_is_nobodys_to_wake() -> None:
     async with stage(Engine()) as on:
         on.sleeping.act(on.plane.pool, "http://gone", Action.WAKE, SOON)
         assert not on.sleeping._tasks
+
+
+async def test_what_a_client_library_raises_leaves_no_server_between_awake_and_asleep(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with stage(Engine(), Engine(asleep=True)) as on:
+
+        async def post(*args: object, **options: object) -> None:
+            raise ValueError("nobody thought of this")
+
+        for index in (0, 1):
+            monkeypatch.setattr(on.server(index).control, "post", post)
+        on.act(Action.SLEEP, 0)
+        await on.until(lambda: on.state(0) is AWAKE)
+        on.act(Action.WAKE, 1)
+        await on.until(lambda: on.server(1).breaker.circuit is Circuit.OPEN)
+
+
+def _sleepy(group: str, *servers: Upstream) -> dict[str, Any]:
+    return {
+        "upstreams": [{"url": url_of(server), "group": group} for server in servers],
+        "dialect": "vllm",
+        "placement": {"name": "sleepy", "params": {"after_s": 0.3}},
+    }
+
+
+async def test_a_group_that_has_gone_puts_no_server_of_another_to_sleep() -> None:
+    engines = Engine(), Engine()
+    async with upstream(engines[0]) as first, upstream(engines[1]) as last:
+        async with proxy(**_sleepy("old", first, last)) as (app, _):
+            app.fleet.default.scheduler._touch()
+            await asyncio.sleep(0.05)  # both are known to be empty, and the second is to sleep soon
+            reload(app, configured(**{**_sleepy("new", first, last), "placement": {"name": "spread"}}))
+            await asyncio.sleep(0.5)
+            assert not any(asked.startswith("POST /sleep") for engine in engines for asked in engine.asked)
+
+
+async def test_a_sleeper_that_comes_to_another_group_is_known_as_asleep_there() -> None:
+    engines = Engine(), Engine(asleep=True)
+    async with upstream(engines[0]) as first, upstream(engines[1]) as last:
+        async with proxy(**_sleepy("old", first, last)) as (app, _):
+            app.fleet.default.scheduler.room.set_state(url_of(last), ASLEEP)
+            reload(app, configured(**_sleepy("new", first, last)))
+            states = [app.fleet.pools["new"].state(url_of(server)) for server in (first, last)]
+            assert states == [AWAKE, ASLEEP]
 
 
 def _chat() -> bytes:

@@ -56,7 +56,8 @@ def test_a_profile_by_its_path(tmp_path: Path) -> None:
 
 
 def test_a_profile_that_is_not_there_names_those_that_are(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=f"no profile 'h100': built in are {BUILT_IN}, .*; else give a file's path"):
+    known = f"h100-llama8b-bf16, {BUILT_IN}, .*"
+    with pytest.raises(ValueError, match=f"no profile 'h100': built in are {known}; else give a file's path"):
         load_profile("h100")
     with pytest.raises(ValueError, match="no profile"):
         load_profile(str(tmp_path))

@@ -84,6 +84,12 @@ def test_a_file_that_holds_nothing_is_named(tmp_path: Path, content: bytes) -> N
         read_rate(tmp_path / "missing.csv", GRAMS, "the grid", HOUR)
 
 
+@pytest.mark.parametrize("name", ["/dev/zero", "/dev/null", "/tmp"])
+def test_what_may_never_end_is_not_read(name: str) -> None:
+    with pytest.raises(ValueError, match=f"^{name}: is no regular file"):
+        read_rate(Path(name), GRAMS, "the grid", HOUR)
+
+
 def test_prices_may_be_negative(tmp_path: Path) -> None:
     file = tmp_path / "price.csv"
     file.write_text("1,-0.02\n")
