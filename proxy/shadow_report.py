@@ -7,7 +7,7 @@ from typing import Any
 
 from policies.lived import AS_RUN
 from proxy.shadow import Shadows
-from telemetry.cost import BUILT_IN
+from telemetry.cost import built_in
 from telemetry.gauges import ShadowGauge, ShadowTotals
 
 
@@ -31,7 +31,7 @@ def describe(shadows: Shadows) -> dict[str, Any]:
     return {
         "state": _state(shadows),
         "energy_source": "modelled",
-        "profile": {"name": model.name, "from": profile, "built_in": profile == BUILT_IN, "band": model.band},
+        "profile": {"name": model.name, "from": profile, "built_in": profile in built_in(), "band": model.band},
         "behind_s": shadows.clock() - compared.until if compared.strategies else None,
         "episodes": compared.episodes,
         "left_out": shadows.left_out + compared.left_out,

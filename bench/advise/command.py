@@ -17,15 +17,18 @@ from rich.console import Console
 from bench.advise import live
 from bench.advise.findings import Guardrails
 from bench.advise.judge import CHOSEN_ON, Judge
+from bench.advise.report import Context, as_json
 from bench.advise.trial import Stage
-from bench.advise.words import Context, as_json, tell
+from bench.advise.words import tell
 from bench.draws import BadSpec, finite
+from bench.simulation.tiers import shares_of, with_tiers
 from bench.simulation.traces import FORMATS, Trace, load
-from policies.base import Tier
+from bench.simulation.traffic import absent, slack_of
 from telemetry.cost import BUILT_IN, built_in, load_profile
 
 FEW_TOLD = 0.5
-TOLD = ("profile", "max_wait_p99", "max_ttft_p99", "max_tpot_p99", "least", "speedup", "requests", "seed")  # in the JSON
+GUARDS = ("max_wait_p99", "max_ttft_p99", "max_tpot_p99")
+TOLD = ("profile", *GUARDS, "least", "speedup", "requests", "seed", "shares")  # in the JSON
 WIDTH = 160  # of a file or a pipe
 
 
@@ -37,14 +40,18 @@ WIDTH = 160  # of a file or a pipe
 @click.option("--profile", help=f"A built-in step model, or a JSON file's path. [{BUILT_IN}; --admin: the proxy's]")
 @click.option("--servers", type=click.IntRange(min=1), help="How many there are. [1; --admin: the proxy's]")
 @click.option("--slots", type=click.IntRange(min=1), help="Most sequences on one at once. [no limit; --admin: the proxy's]")
-@click.option("--slack", "slacks", multiple=True, metavar="TIER=S", help="What if requests of a tier agreed to S seconds?")
+@click.option("--slack", multiple=True, metavar="SPEC", help="What if requests of a tier agreed to so much: flex=8,batch=60?")
+@click.option("--slack-all", type=click.FloatRange(min=0), metavar="S", help="What if all tiers agreed to S seconds?")
+@click.option("--tiers", "shares", metavar="SPEC", help="Draw tiers by their shares: flex=0.5,interactive=0.5. [the trace's]")
 @click.option("--max-wait-p99", type=click.FloatRange(min=0), metavar="S", help="Guardrail, of interactive requests.")
 @click.option("--max-ttft-p99", type=click.FloatRange(min=0), metavar="S", help="Guardrail: seconds to the first token.")
 @click.option("--max-tpot-p99", type=click.FloatRange(min=0), metavar="S", help="Guardrail: seconds a token.")
 @click.option("--least", type=click.FloatRange(0, 1), default=0.03, show_default=True, help="A smaller saving is none.")
 @click.option("--speedup", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True, help="Of the trace.")
-@click.option("--requests", type=click.IntRange(min=2), default=10_000, show_default=True, help="Most, from the first on.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the intervals.")
+@click.option(
+    "--requests", type=click.IntRange(min=2), default=10_000, show_default=True, help="Most: a trace's first, a ledger's last."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the intervals, and of tiers.")
 @click.option("--json", "as_json_", is_flag=True, help="Print JSON.")
 def command(trace: Path | None, admin: str | None, as_json_: bool, **options: Any) -> None:
     """Say which lever is worth pulling (packing, sleeping, grouping, deferring), with what setting, for how many joules and
@@ -52,7 +59,9 @@ def command(trace: Path | None, admin: str | None, as_json_: bool, **options: An
 
     The answer is the simulator's, by the profile, and may be: none.
     """
-    if (trace is None) == (admin is None):
+    if trace is not None and admin is not None:
+        raise click.UsageError("give a TRACE or --admin URL, not both")
+    if trace is None and admin is None:
         raise click.UsageError("give a TRACE, or --admin URL")
     console = Console()
     if not console.is_terminal:
@@ -95,40 +104,31 @@ def _stage(profile: str, servers: int, slots: int | None) -> Stage:
 def _judge(
     path: Path, where: str, stage: Stage, options: dict[str, Any], facts: tuple[str, ...], doubts: tuple[str, ...]
 ) -> tuple[Judge, Context]:
-    slack = _slack(options["slacks"])
+    slack, shares = slack_of(options), shares_of(options)
     trace = load(
-        path, format=options["format_"], speedup=options["speedup"], slack_s=slack or None, requests=options["requests"]
+        path,
+        format=options["format_"],
+        speedup=options["speedup"],
+        slack_s=None if shares else slack,  # by the tiers that are drawn, then
+        requests=options["requests"],
+        latest=True,
     )
+    if shares:
+        trace.arrivals = with_tiers(trace.arrivals, shares, slack, options["seed"])
     guardrails = Guardrails(options["max_wait_p99"], options["max_ttft_p99"], options["max_tpot_p99"])
-    warnings = (*_doubts_of(trace), *doubts, *_doubts_of_profile(stage))
+    warnings = (*_doubts_of(trace), *absent(trace.arrivals, options), *doubts, *_doubts_of_profile(stage))
     asked = {tier.value: seconds for tier, seconds in slack.items()}
     told = {name: options[name] for name in TOLD}
     context = Context(where, shlex.join(["paceline", *sys.argv[1:]]), asked, warnings, facts, trace.as_json(), told)
     return Judge(trace.arrivals, stage, guardrails, options["least"], options["seed"]), context
 
 
-def _slack(pairs: tuple[str, ...]) -> dict[Tier, float]:
-    """From `flex=8` and its like.
-
-    Raises:
-        ValueError: another tier, or no number of seconds.
-    """
-    found = {}
-    for pair in (part for pairs_ in pairs for part in pairs_.split(",")):
-        tier, _, text = pair.partition("=")
-        try:
-            found[Tier(tier.strip())] = float(text)
-            if not 0 <= found[Tier(tier.strip())] < float("inf"):
-                raise ValueError
-        except ValueError:
-            raise ValueError(f"--slack {pair}: write TIER=SECONDS, a tier of {', '.join(Tier)}") from None
-    return found
-
-
 def _doubts_of(trace: Trace) -> Iterator[str]:
     count = len(trace.arrivals)
     if trace.estimated > FEW_TOLD * count:
         yield f"token counts of {trace.estimated} of {count} requests are estimates"
+    if trace.cut:
+        yield f"only the {'latest' if trace.format == 'ledger' else 'first'} {count:,} requests are looked at (`--requests`)"
     if trace.incomplete:
         yield f"{trace.incomplete} records are left out: their requests did not complete"
     longest_s = max(arrival.waiting.deadline - arrival.waiting.arrived_at for arrival in trace.arrivals)

@@ -54,8 +54,19 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
+class OnTop:
+    """What holding saves of what is left with the advised packing; the saving is a share of those joules."""
+
+    lever: Lever
+    setting: Setting
+    saving: Saving
+    trial: Trial
+    broken: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class WhatIf:
-    """What would be saved if interactive requests agreed to be held."""
+    """What would be saved, of the joules with what is advised, if interactive requests agreed to be held."""
 
     slack_s: float
     saving: Saving
@@ -80,3 +91,4 @@ class Advice:
     tried: int
     chosen_on: int
     what_if: list[WhatIf] = field(default_factory=list)
+    on_top: list[OnTop] = field(default_factory=list)

@@ -12,19 +12,17 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
 
-from bench.advise.findings import Advice, Guardrails, Row, Saving, WhatIf
+from bench.advise.findings import Advice, Guardrails, Row, Saving
+from bench.advise.further import on_top, what_if
 from bench.advise.levers import STRAIGHT, Lever, Setting, missing, single, slack_s, sleeping, together
 from bench.advise.trial import Stage, Trial, pessimistic, run, shareable
-from policies.base import Tier
 from policies.simulate import Arrival
-from policies.strategy import Choice
 
 CHOSEN_ON = 0.6  # of the trace's time
 DRAWS = 2_000
 ALIKE = 0.01  # joules that differ by less are alike
 FEWEST, SHORTEST_S = 200, 60.0  # requests, and seconds of the part that is reported on
 QUEUED_S = 1.0  # first tokens so late, straight through, say that there is too much traffic for these servers
-WHAT_IF_S = (0.25, 0.5, 1.0, 2.0)
 
 
 Trials = list[tuple[Setting, Trial]]
@@ -58,8 +56,10 @@ class Judge:
         if best is None and most < self.least:
             reasons.append(f"batches are full already: {most:.1%} of all joules are what any schedule could save")
         advice = Advice(self.stage, straight, rows, best, reasons, most, self.tried, len(first))
+        advice.on_top = list(on_top(best, rows, rest, self._run, self._saving, self.guardrails))
         if not any(slack_s(arrival) > 0 for arrival in rest):
-            advice.what_if = self._what_if(rest, straight)
+            advice.what_if = list(what_if(best, straight, rest, self._run, self._saving))
+        advice.tried = self.tried
         return advice
 
     # --- choosing -------------------------------------------------------------------------------------------------
@@ -175,16 +175,6 @@ class Judge:
             return [f"{best}, {within}: less than the {self.least:.1%} asked for. `paceline calibrate` makes a better profile"]
         return []
 
-    def _what_if(self, rest: Sequence[Arrival], straight: Trial) -> list[WhatIf]:
-        """Nobody agreed to wait: what if interactive requests did."""
-        placement = STRAIGHT.placement
-        asked = Setting(Lever.GROUPING, Choice("span", {}), placement)
-        found = []
-        for slack in WHAT_IF_S:
-            trial = self._run(with_slack(rest, {Tier.INTERACTIVE: slack}), asked, f"what if {slack:g} s")
-            found.append(WhatIf(slack, self._saving(straight, trial)))
-        return found
-
 
 def _costs(pair: tuple[Setting, Trial]) -> tuple[float, float, float]:
     """What those who wait feel: of settings that save alike, the one with least of it is best."""
@@ -209,13 +199,3 @@ def split(arrivals: Sequence[Arrival]) -> tuple[Sequence[Arrival], Sequence[Arri
     count = sum(arrival.waiting.arrived_at <= edge for arrival in arrivals)
     count = min(max(count, 1), len(arrivals) - 1)
     return arrivals[:count], arrivals[count:]
-
-
-def with_slack(arrivals: Sequence[Arrival], slack: dict[Tier, float]) -> list[Arrival]:
-    """The same, had each tier agreed to so many seconds."""
-    return [
-        replace(arrival, waiting=replace(arrival.waiting, deadline=arrival.waiting.arrived_at + slack[arrival.waiting.tier]))
-        if arrival.waiting.tier in slack
-        else arrival
-        for arrival in arrivals
-    ]

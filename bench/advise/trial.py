@@ -56,6 +56,7 @@ class Trial:
         active_j: net of idle power with all engines awake.
         waits: of those who somebody waits for.
         all_waits: of all.
+        deferrable_wait_s: median and 99th percentile of what was added to flex and batch; None: there were none.
         late: requests that left after their deadline.
     """
 
@@ -68,6 +69,7 @@ class Trial:
     late: int
     faults: int
     sleeps: int
+    deferrable_wait_s: tuple[float, float] | None = None
 
     @property
     def energy_j(self) -> float:
@@ -119,6 +121,7 @@ def run(arrivals: Sequence[Arrival], strategy: Strategy, stage: Stage, blocks: i
         late=late,
         faults=simulation.faults,
         sleeps=len(simulation.actions),
+        deferrable_wait_s=_both([one.wait_s for one in seen.served if one.waiting.tier not in PROMPT]),
     )
 
 
@@ -138,9 +141,17 @@ def _waits(served: Sequence[Served]) -> Waits:
 
 
 def _p99(values: list[float]) -> float | None:
-    """By nearest rank."""
+    return _percentile(sorted(values), 99) if values else None
+
+
+def _both(values: list[float]) -> tuple[float, float] | None:
     known = sorted(values)
-    return known[-(-len(known) * 99 // 100) - 1] if known else None
+    return (_percentile(known, 50), _percentile(known, 99)) if known else None
+
+
+def _percentile(known: Sequence[float], percent: int) -> float:
+    """By nearest rank, of values in order."""
+    return known[-(-len(known) * percent // 100) - 1]
 
 
 def shareable(arrivals: Sequence[Arrival], straight: Trial, model: StepModel) -> float:

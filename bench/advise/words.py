@@ -1,96 +1,17 @@
-"""An advice in words, with what to paste, as a table, and as JSON."""
+"""An advice in words, with what to paste, and as a table."""
 
 from __future__ import annotations
 
-import json
-import platform
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
-from importlib.metadata import version
-from typing import Any
+from collections.abc import Iterator
 
 from rich.console import Console
 from rich.table import Table
 
-from bench.advise.findings import Advice, Row, Saving
+from bench.advise.findings import Advice, Row
+from bench.advise.levers import DEFERRED, Lever
+from bench.advise.paste import command_line, configuration
+from bench.advise.report import CARBON, Context, kwh_a_day
 from bench.advise.trial import Trial
-from policies.strategy import Choice
-
-DAY_S, J_PER_KWH = 86_400.0, 3.6e6
-
-
-@dataclass(frozen=True, slots=True)
-class Context:
-    """Where an advice comes from.
-
-    Attributes:
-        source: of the arrivals.
-        slack_s: what requests are taken to agree to, by tier, whatever they did.
-        warnings: what to know before one believes it.
-        facts: what a running proxy told.
-        trace: what was read.
-        asked: the command's other options: guardrails, seed, speed.
-    """
-
-    source: str
-    command: str
-    slack_s: Mapping[str, float] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
-    facts: tuple[str, ...] = ()
-    trace: Mapping[str, object] = field(default_factory=dict)
-    asked: Mapping[str, object] = field(default_factory=dict)
-
-
-def kwh_a_day(straight: Trial, saving: Saving) -> float:
-    return saving.share * straight.energy_j / straight.span_s * DAY_S / J_PER_KWH
-
-
-def as_json(advice: Advice, context: Context) -> dict[str, Any]:
-    """All of it; every joule is simulated with the profile named."""
-    model = advice.stage.model
-    return {
-        "energy_source": "simulated",
-        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "versions": {"paceline": version("paceline"), "python": platform.python_version()},
-        "profile": model.name,
-        "profile_band": model.band,
-        "model": asdict(model),
-        "asked": dict(context.asked),
-        "source": context.source,
-        "command": context.command,
-        "trace": dict(context.trace),
-        "slack_s": dict(context.slack_s),
-        "servers": advice.stage.servers,
-        "slots": advice.stage.slots,
-        "chosen_on_requests": advice.chosen_on,
-        "reported_on_requests": advice.straight.requests,
-        "settings_tried": advice.tried,
-        "straight": asdict(advice.straight),
-        "shareable": advice.shareable,
-        "levers": [_row_json(advice, row) for row in advice.rows],
-        "advice": advice.best.lever.value if advice.best is not None else "none",
-        "reasons": advice.reasons,
-        "what_if": [asdict(one) for one in advice.what_if],
-        "configuration": configuration(advice.best, context) if advice.best is not None else None,
-        "warnings": list(context.warnings),
-        "facts": list(context.facts),
-    }
-
-
-def _row_json(advice: Advice, row: Row) -> dict[str, Any]:
-    setting = row.setting
-    return {
-        "lever": row.lever.value,
-        "policy": asdict(setting.policy) if setting is not None else None,
-        "placement": asdict(setting.placement) if setting is not None else None,
-        "saving": asdict(row.saving) if row.saving is not None else None,
-        "saved_where_chosen": row.before if row.saving is not None else None,
-        "saved_kwh_a_day": kwh_a_day(advice.straight, row.saving) if row.saving is not None else None,
-        "trial": asdict(row.trial) if row.trial is not None else None,
-        "why_not": row.why_not or None,
-        "guardrails_broken": list(row.broken),
-    }
 
 
 def tell(advice: Advice, context: Context, console: Console) -> None:
@@ -107,12 +28,14 @@ def tell(advice: Advice, context: Context, console: Console) -> None:
     console.print(_footnote(advice), highlight=False, style="dim")
     for line in _verdict(advice, context):
         console.print(line, highlight=False)
+    if any(row.lever is Lever.DEFERRING and row.trial is not None for row in advice.rows):
+        console.print(CARBON, highlight=False, style="dim")
     for warning in context.warnings:
         console.print(f"[yellow]note:[/] {warning}", highlight=False)
     if advice.best is not None:
         console.print("\nto put it in force:\n", highlight=False)
-        console.print(configuration(advice.best, context), highlight=False, markup=False, soft_wrap=True)
-        console.print(command_line(advice.best, context), highlight=False, markup=False, soft_wrap=True)
+        console.print(configuration(advice.best, context.slack_s), highlight=False, markup=False, soft_wrap=True)
+        console.print(command_line(advice.best, context.slack_s), highlight=False, markup=False, soft_wrap=True)
 
 
 def _traffic(advice: Advice) -> Iterator[str]:
@@ -125,8 +48,11 @@ def _traffic(advice: Advice) -> Iterator[str]:
 
 def _table(advice: Advice) -> Table:
     table = Table(box=None)
-    for name in ("lever", "best setting", "saves", "95 %", "kWh/day", "wait p99", "first token p99", "a token p99", "late"):
-        table.add_column(name, justify="left" if name in ("lever", "best setting") else "right", no_wrap=True)
+    names = ["lever", "best setting", "saves", "95 %", "kWh/day", "wait p99", "first token p99", "a token p99", "late"]
+    if advice.straight.deferrable_wait_s is not None:
+        names.append(f"{'/'.join(DEFERRED)} wait p50 / p99")
+    for name in names:
+        table.add_column(name, justify="left" if name in ("lever", "best setting") else "right", no_wrap=name != "best setting")
     table.add_row("none", "passthrough, spread", "", "", "", *_waits(advice.straight))
     for row in advice.rows:
         if row.trial is None or row.saving is None:
@@ -139,7 +65,9 @@ def _table(advice: Advice) -> Table:
 
 
 def _waits(trial: Trial) -> tuple[str, ...]:
-    return (*(_ms(value) for value in (trial.waits.wait_s, trial.waits.ttft_s, trial.waits.tpot_s)), str(trial.late))
+    prompt = (*(_ms(value) for value in (trial.waits.wait_s, trial.waits.ttft_s, trial.waits.tpot_s)), str(trial.late))
+    held = trial.deferrable_wait_s
+    return prompt if held is None else (*prompt, f"{held[0]:,.1f} / {held[1]:,.1f} s")
 
 
 def _ms(seconds: float | None) -> str:
@@ -172,6 +100,7 @@ def _verdict(advice: Advice, context: Context) -> Iterator[str]:
     if saving.pessimistic is not None:
         yield f"With the profile as far off as it may be it is {saving.pessimistic:.1%}."
     yield from _cost(advice.straight, row)
+    yield from _on_top(advice)
     yield from _what_if(advice)
 
 
@@ -184,41 +113,20 @@ def _cost(straight: Trial, row: Row) -> Iterator[str]:
     yield f"What it costs (p99): {'; '.join(moved)}."
 
 
+def _on_top(advice: Advice) -> Iterator[str]:
+    for one in advice.on_top:
+        saving, wait = one.saving, _ms(one.trial.all_waits.wait_s)
+        doubt = ", so perhaps nothing" if saving.low <= 0 else ""
+        broken = f"; it breaks a guardrail: {', '.join(one.broken)}" if one.broken else ""
+        yield (
+            f"{one.lever.capitalize()} on top of it ({one.setting}) saves {saving.share:.1%} of what is left"
+            f" (95 %: {saving.low:.1%} to {saving.high:.1%}{doubt}), for a wait of {wait} (p99, of all){broken}."
+        )
+
+
 def _what_if(advice: Advice) -> Iterator[str]:
     if not advice.what_if:
         return
-    yield "Nobody agreed to wait. If interactive requests did (`--slack interactive=S`), holding them in groups would save"
+    left = " of what is left" if advice.best is not None else ""
+    yield f"Nobody agreed to wait. If interactive requests did (`--slack interactive=S`), holding them in groups saves{left}:"
     yield "; ".join(f"{one.slack_s:g} s: {one.saving.share:.1%}" for one in advice.what_if) + " (simulated)."
-
-
-# --- what to paste ----------------------------------------------------------------------------------------------------
-
-
-def configuration(row: Row, context: Context) -> str:
-    """TOML of the configuration."""
-    assert row.setting is not None
-    parts = [_section("policy", row.setting.policy), _section("placement", row.setting.placement)]
-    for tier, seconds in context.slack_s.items():
-        parts.append(f"[slack.{tier}]\ndefault_s = {seconds:g}\nmax_s = {max(seconds, 2.0):g}\n")
-    return "\n".join(parts)
-
-
-def _section(name: str, choice: Choice) -> str:
-    params = f"params = {_toml(dict(choice.params))}\n" if choice.params else ""
-    return f'[{name}]\nname = "{choice.name}"\n{params}'
-
-
-def _toml(value: object) -> str:
-    if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{key} = {_toml(inner)}" for key, inner in value.items()) + " }"
-    return json.dumps(value)
-
-
-def command_line(row: Row, context: Context) -> str:
-    """The flags that stand for it; slack has none."""
-    assert row.setting is not None
-    words = ["paceline serve"]
-    for flag, choice, setting in (("policy", row.setting.policy, "set"), ("placement", row.setting.placement, "set-placement")):
-        words.append(f"--{flag} {choice.name}")
-        words += [f"--{setting} '{key}={_toml(value)}'" for key, value in choice.params.items()]
-    return " ".join([*words, "--config FILE" if context.slack_s else "--upstream ..."])

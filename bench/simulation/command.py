@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import platform
-import shlex
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import replace
 from datetime import UTC, datetime
-from importlib.metadata import version
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -23,25 +20,17 @@ from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextC
 
 from bench.arrivals import GAPS
 from bench.draws import LENGTHS, BadSpec, finite
-from bench.simulation.run import Found, Setting, Watch, perform
+from bench.simulation.footprint import covered_s, rate_for
+from bench.simulation.report import describe, save
+from bench.simulation.run import Setting, Watch, perform
 from bench.simulation.strategies import Pairing, pairings, usual
-from bench.simulation.tables import remarks, show
+from bench.simulation.tables import show
 from bench.simulation.traces import FORMATS
-from bench.simulation.traffic import Traffic, drawn, from_trace, slack_of
+from bench.simulation.traffic import Traffic, drawn, from_trace
 from telemetry.cost import BUILT_IN, StepModel, load_profile
 
 WIDE = 200  # columns of the tables where the terminal does not say
 STRATEGY = "'NAME key=value ...'"
-ASKED = (
-    "profile",
-    "queue_timeout",
-    "shares",
-    "speedup",
-    "duration",
-    "requests",
-    "prompt_tokens",
-    "output_tokens",
-)  # in the report
 positive = click.FloatRange(min=0, min_open=True)
 
 
@@ -54,9 +43,11 @@ positive = click.FloatRange(min=0, min_open=True)
 @click.option("--slots", type=click.IntRange(min=1), help="Most sequences on one server at once. [no limit]")
 @click.option("--queue-timeout", type=positive, help="Longest wait for a slot, in seconds. [no limit]")
 @click.option("--profile", default=BUILT_IN, show_default=True, help="A built-in step model, or a JSON file's path.")
-@click.option("--slack", metavar="SPEC", help="Seconds that requests of each tier may be held: flex=8,interactive=0.5.")
+@click.option("--slack", multiple=True, metavar="SPEC", help="Seconds that requests of a tier may be held: flex=8,batch=60.")
 @click.option("--slack-all", type=click.FloatRange(min=0), metavar="S", help="The same for all tiers. [the ledger's, else 0]")
 @click.option("--tiers", "shares", metavar="SPEC", help="Draw tiers by their shares: flex=0.5,interactive=0.5. [the trace's]")
+@click.option("--carbon", type=click.Path(path_type=Path), metavar="FILE", help="CSV: grams a kWh over time. [carbon's file]")
+@click.option("--began", metavar="WHEN", help="When the first second is, for --carbon: ISO 8601. [the trace's; else 1970]")
 @click.option("--format", "format_", type=click.Choice(FORMATS), default="auto", show_default=True, help="The trace's.")
 @click.option("--speedup", type=positive, default=1.0, show_default=True, help="Play the trace so many times faster.")
 @click.option("--duration", type=positive, metavar="S", help="Nobody arrives later. [60 without a trace and --requests]")
@@ -83,12 +74,13 @@ def command(trace: Path | None, out: Path | None, as_json: bool, **given: Any) -
         traffic = from_trace(trace, given) if trace else drawn(given)
         setting = _setting(traffic, model, given)
         chosen = pairings(given["policies"], given["placements"], given["sweeps"], _usual(setting))
+        setting = _weighed(setting, chosen, given["carbon"])
         with _progress(len(chosen)) as watch:
             jobs = min(given["jobs"], os.cpu_count() or 1)
             found = perform(setting, chosen, jobs=jobs, bound=given["bound"], watch=watch)
     except (BadSpec, ValueError) as error:
         raise click.ClickException(str(error)) from error
-    report = _report(found, setting, traffic, given, time.perf_counter() - began)
+    report = describe(found, setting, traffic, given, time.perf_counter() - began)
     if as_json:
         click.echo(json.dumps(report, indent=1))
     else:
@@ -96,7 +88,7 @@ def command(trace: Path | None, out: Path | None, as_json: bool, **given: Any) -
         console.print(f"[bold]{traffic.line}[/]; {setting.servers} server(s)", highlight=False)
         show(found, setting, console)
     if out is not None:
-        _save(out, report, found, setting, traffic)
+        save(out, report, found, setting, traffic)
 
 
 # --- what is compared, and what comes of it -----------------------------------------------------------------------------
@@ -104,7 +96,27 @@ def command(trace: Path | None, out: Path | None, as_json: bool, **given: Any) -
 
 def _setting(traffic: Traffic, model: StepModel, given: Mapping[str, Any]) -> Setting:
     timeout_s = given["queue_timeout"] or inf
-    return Setting(traffic.arrivals, model, given["servers"], given["slots"], timeout_s, traffic.wall_offset_s)
+    servers, slots, began = given["servers"], given["slots"], traffic.wall_offset_s
+    return Setting(traffic.arrivals, model, servers, slots, timeout_s, began, notes=traffic.notes)
+
+
+def _weighed(setting: Setting, chosen: Sequence[Pairing], file: Path | None) -> Setting:
+    """With what a kilowatt-hour stands for, where that is told.
+
+    Raises:
+        BadSpec: it cannot be read, or is told of another time.
+    """
+    rate = rate_for(file, [pairing.build().policy for pairing in chosen])
+    if rate is None:
+        return setting
+    last_s = max(setting.arrivals[-1].waiting.arrived_at, 1.0)
+    if covered_s(rate, setting.wall_offset_s, last_s) > 0:
+        return replace(setting, rate=rate)
+    first, last = (datetime.fromtimestamp(setting.wall_offset_s + at, UTC).isoformat(" ", "seconds") for at in (0.0, last_s))
+    said = f"{rate.source} has no value from {first} to {last}, when this traffic comes; --began WHEN puts it elsewhere"
+    if file is not None:
+        raise BadSpec(said)
+    return replace(setting, notes=(*setting.notes, said))
 
 
 def _usual(setting: Setting) -> list[Pairing]:
@@ -134,50 +146,9 @@ def _progress(strategies: int) -> Iterator[Watch]:
         progress.remove_task(every)
 
 
-def _report(found: Found, setting: Setting, traffic: Traffic, given: Mapping[str, Any], seconds: float) -> dict[str, Any]:
-    optimum = found.optimum
-    return {
-        "study": "simulation",
-        "source": "simulated",
-        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "command": shlex.join(["paceline", *sys.argv[1:]]),
-        "versions": {"paceline": version("paceline"), "python": platform.python_version()},
-        "profile": setting.model.name,
-        "model": asdict(setting.model),
-        "seed": given["seed"],
-        "seconds": seconds,
-        "traffic": {**traffic.described, "slack_s": {tier.value: slack for tier, slack in slack_of(given).items()}},
-        "servers": setting.servers,
-        "slots": setting.slots,
-        "asked": {name: given[name] for name in ASKED},
-        "strategies": [one.as_json() for one in found.strategies],
-        "clairvoyant": None
-        if optimum is None
-        else {
-            "bound_active_j": optimum.active_j,
-            "bound_active_j_per_request": optimum.active_j / len(setting.arrivals),
-            "fixed_j": optimum.fixed_j,
-            "fewest_steps": optimum.steps,
-            "achieved": found.achieved.as_json() if found.achieved else None,
-        },
-        "remarks": remarks(found, setting),
-    }
-
-
 def _make(out: Path) -> None:
     """Before anything that takes long."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise click.ClickException(f"--out {out}: {error}") from error
-
-
-def _save(out: Path, report: dict[str, Any], found: Found, setting: Setting, traffic: Traffic) -> None:
-    (out / "report.json").write_text(json.dumps(report, indent=1) + "\n")
-    try:
-        from bench.simulation.plot import plot
-    except ImportError as error:
-        click.echo(f"{out}/report.json; no picture: it needs {error.name} (pip install 'paceline[plot]')", err=True)
-        return
-    plot(found, setting, traffic.line, out / "report.png")
-    click.echo(f"{out}/report.json {out}/report.png", err=True)
+        raise click.ClickException(f"--out {out}: {error.strerror or error}") from error

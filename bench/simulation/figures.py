@@ -9,6 +9,7 @@ from typing import Any
 
 from bench.reckoning import percentiles
 from bench.report import OVERALL, Percentiles
+from bench.simulation.footprint import Footprint
 from policies.base import Action, Outcome
 from policies.simulate import Run, Served
 from telemetry.cost import StepModel
@@ -48,6 +49,7 @@ class Figures:
         seconds: that simulating took.
         swept: see `Pairing`.
         described: names and parameters of the strategy.
+        footprint: what all joules stand for in grams or money; None: nobody said what a kilowatt-hour does.
     """
 
     name: str
@@ -67,10 +69,15 @@ class Figures:
     seconds: float = 0.0
     swept: str = ""
     described: Mapping[str, object] = field(default_factory=dict)
+    footprint: Footprint | None = None
 
     @property
     def j_per_request(self) -> float:
         return self.energy_j / max(self.completed, 1)
+
+    @property
+    def footprint_per_request(self) -> float | None:
+        return None if self.footprint is None else self.footprint.amount / max(self.completed, 1)
 
     @property
     def active_j_per_request(self) -> float:
@@ -91,6 +98,7 @@ class Figures:
             "source": "simulated",
             "j_per_request": self.j_per_request,
             "active_j_per_request": self.active_j_per_request,
+            "footprint_per_request": self.footprint_per_request,
             "j_per_output_token": self.energy_j / max(self.output_tokens, 1),
             "group_mean": self.group_mean,
         }

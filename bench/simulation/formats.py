@@ -56,7 +56,9 @@ def format_of(path: Path) -> str:
     try:
         with path.open(encoding="utf-8-sig") as file:
             line = file.readline()
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise BadSpec(f"trace {path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
         raise BadSpec(f"trace {path}: {error}") from error
     for name, marks in (("azure", COLUMNS), ("mooncake", ("timestamp", "input_length")), ("ledger", ("arrived_unix_s",))):
         if all(mark in line for mark in marks):

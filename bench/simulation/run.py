@@ -11,14 +11,16 @@ from math import inf
 from multiprocessing import get_context
 
 from bench.simulation.figures import Figures, figures, level, sleeping_at_end
+from bench.simulation.footprint import Footprint, even, metered
 from bench.simulation.strategies import Pairing
 from policies.clairvoyant import Optimum, Replay, clairvoyant
 from policies.minimum_span import TooLarge
 from policies.pack import Pack
-from policies.simulate import Arrival, simulate
+from policies.simulate import Arrival, Run, Simulation, simulate
 from policies.spread import Spread
 from policies.strategy import Strategy
 from telemetry.cost import StepModel
+from telemetry.factors import Rate
 
 CLAIRVOYANT = "clairvoyant schedule"
 REFUSED = "There is no clairvoyant bound: it is of all requests, and strategies that refuse some do less work."
@@ -38,6 +40,8 @@ class Setting:
         slots: of each; None: no limit.
         queue_timeout_s: longest wait for a slot.
         wall_offset_s: seconds since the epoch at the first instant.
+        rate: what a kilowatt-hour stands for over time; None: only joules are told.
+        notes: what is to be said of the arrivals.
     """
 
     arrivals: Sequence[Arrival]
@@ -46,6 +50,8 @@ class Setting:
     slots: int | None = None
     queue_timeout_s: float = inf
     wall_offset_s: float = 0.0
+    rate: Rate | None = None
+    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +102,11 @@ def perform(
 
 
 def _level(setting: Setting, until_s: float, found: Figures, asleep: int) -> Figures:
-    return level(found, until_s, setting.model, setting.servers - asleep, asleep)
+    levelled = level(found, until_s, setting.model, setting.servers - asleep, asleep)
+    if setting.rate is None or found.footprint is None:
+        return levelled
+    more = even(setting.rate, setting.wall_offset_s, found.until_s, until_s, levelled.idle_j - found.idle_j)
+    return replace(levelled, footprint=found.footprint + more)
 
 
 def _one_by_one(setting: Setting, pairings: Sequence[Pairing], watch: Watch) -> Iterator[tuple[Figures, int]]:
@@ -120,21 +130,33 @@ def _run_pairing(setting: Setting, pairing: Pairing) -> tuple[Figures, int]:
 def _run(setting: Setting, name: str, strategy: Strategy, swept: str, watch: Watch) -> tuple[Figures, int]:
     """The figures, and how many servers slept at the end."""
     began = time.perf_counter()
-    run = simulate(
-        setting.arrivals,
-        strategy,
-        setting.model,
-        servers=setting.servers,
-        slots=setting.slots,
-        queue_timeout_s=setting.queue_timeout_s,
-        wall_offset_s=setting.wall_offset_s,
-        watch=partial(_tell, setting.arrivals[-1].waiting.arrived_at, name, watch, [0.0]),
-    )
+    run, footprint = _simulated(setting, strategy, partial(_tell, setting.arrivals[-1].waiting.arrived_at, name, watch, [0.0]))
     watch(name, 1.0)
     if setting.model.sleep_power_w is None:
         run.actions.clear()  # who cannot sleep was told to, and stayed awake
     seconds = time.perf_counter() - began
-    return figures(name, run, seconds=seconds, swept=swept, described=strategy.describe()), sleeping_at_end(run)
+    told = {"seconds": seconds, "swept": swept, "described": strategy.describe(), "footprint": footprint}
+    return figures(name, run, **told), sleeping_at_end(run)
+
+
+def _simulated(setting: Setting, strategy: Strategy, watch: Callable[[float], None]) -> tuple[Run, Footprint | None]:
+    if setting.rate is None:
+        run = simulate(
+            setting.arrivals,
+            strategy,
+            setting.model,
+            servers=setting.servers,
+            slots=setting.slots,
+            queue_timeout_s=setting.queue_timeout_s,
+            wall_offset_s=setting.wall_offset_s,
+            watch=watch,
+        )
+        return run, None
+    names = dict.fromkeys((f"engine-{number}" for number in range(setting.servers)), setting.slots)
+    simulation = Simulation(
+        strategy, setting.model, names, queue_timeout_s=setting.queue_timeout_s, wall_offset_s=setting.wall_offset_s
+    )
+    return metered(simulation, setting.arrivals, setting.rate, watch)
 
 
 def _tell(last_s: float, name: str, watch: Watch, told: list[float], now: float) -> None:

@@ -37,7 +37,8 @@ def _joules(found: Found, setting: Setting) -> Table:
     slept = any(one.asleep_s for one in _shown(found))
     title = f"Simulated with profile {setting.model.name}: joules are modelled, none is measured"
     heads = ["policy / placement", "J/request", "active", "idle", "J/token", "against straight"]
-    table = _table(title, [*heads, *(["asleep h"] if slept else [])])
+    weighed = [f"{setting.rate.unit}/request"] if setting.rate is not None else []
+    table = _table(title, [*heads, *weighed, *(["asleep h"] if slept else [])])
     best = front(found.strategies)
     for one in _shown(found):
         if one is found.achieved:
@@ -49,6 +50,7 @@ def _joules(found: Found, setting: Setting) -> Table:
             f"{one.idle_j / one.energy_j:.0%}" if one.energy_j else "",
             f"{one.energy_j / max(one.output_tokens, 1):,.2f}",
             _against(one, found.straight),
+            *([_footprint(one, found.straight)] if weighed else []),
             *([f"{one.asleep_s / 3600:,.2f}"] if slept else []),
         )
     if found.optimum is not None:
@@ -80,6 +82,14 @@ def _against(one: Figures, straight: Figures) -> str:
     return f"{ratio:.2f}x ({1 / ratio - 1:+.0%})"
 
 
+def _footprint(one: Figures, straight: Figures) -> str:
+    had, before = one.footprint_per_request, straight.footprint_per_request
+    if had is None:
+        return ""
+    change = f" ({had / before - 1:+.1%})" if before and one is not straight else ""
+    return f"{had:,.3g}{change}"
+
+
 def _by_tier(strategies: Sequence[Figures], tiers: Sequence[str]) -> Table:
     heads = [f"{tier}: {what}" for tier in tiers for what in ("wait s", "first token s")]
     table = _table("By tier, p50 / p99", ["policy / placement", *heads])
@@ -107,8 +117,21 @@ def remarks(found: Found, setting: Setting) -> list[str]:
         said.append("Late: left after their deadline because no server had a slot; no policy chose that.")
     if setting.model.sleep_power_w is None and any("sleepy" in one.name for one in found.strategies):
         said.append(f"Profile {setting.model.name} does not say that a server can sleep (sleep_power_w), so none slept.")
-    if all(arrival.waiting.deadline <= arrival.waiting.arrived_at for arrival in setting.arrivals):
+    said += [*_weighed(found, setting), *setting.notes]
+    nobody = all(arrival.waiting.deadline <= arrival.waiting.arrived_at for arrival in setting.arrivals)
+    if nobody and not any("no request is" in note for note in setting.notes):
         said.append("Nobody may be held, so a policy has nothing to decide; --slack-all S or --slack flex=S says what if.")
+    return said
+
+
+def _weighed(found: Found, setting: Setting) -> list[str]:
+    """What grams are of, and which joules are not in them."""
+    if setting.rate is None:
+        return []
+    said = [f"{setting.rate.unit}/request: each interval's joules, idle ones too, times what {setting.rate.source} says then."]
+    unknown = max(one.footprint.unknown_j / one.energy_j for one in found.strategies if one.footprint and one.energy_j)
+    if unknown > 0:
+        said.append(f"Up to {unknown:.1%} of a strategy's joules are in none: the file has no value for when they are drawn.")
     return said
 
 

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from hashlib import sha256
-from itertools import islice
 from math import inf, isfinite
 from pathlib import Path
-from random import Random
 
 from bench.draws import BadSpec
 from bench.simulation.formats import READERS, Read, Row, format_of, ledger_files
@@ -22,6 +20,11 @@ from policies.base import Tier, Waiting
 from policies.simulate import Arrival
 
 FORMATS = ("auto", "azure", "mooncake", "ledger")
+KINDS = {
+    "azure": "CSV with Azure's columns",
+    "mooncake": "JSON lines as Mooncake's",
+    "ledger": "Paceline's ledger, JSON lines or Parquet",
+}
 
 
 @dataclass(slots=True)
@@ -37,6 +40,7 @@ class Trace:
         estimated: arrivals with a token count that nobody counted.
         slack_told: arrivals whose slack the trace itself tells.
         most_tokens: what each is said to ask for at most, where the trace does not tell.
+        cut: whether it holds more than the most that were asked for.
     """
 
     format: str
@@ -47,6 +51,7 @@ class Trace:
     estimated: int = 0
     slack_told: int = 0
     most_tokens: int = 1
+    cut: bool = False
 
     def as_json(self) -> dict[str, object]:
         """All but the arrivals themselves."""
@@ -60,6 +65,7 @@ class Trace:
             "estimated": self.estimated,
             "slack_told": self.slack_told,
             "max_new_tokens": self.most_tokens,
+            "cut": self.cut,
         }
 
 
@@ -84,6 +90,7 @@ def load(
     slack_s: Mapping[Tier, float] | None = None,
     duration_s: float | None = None,
     requests: int | None = None,
+    latest: bool = False,
 ) -> Trace:
     """A trace, and what is to be known of it.
 
@@ -94,6 +101,7 @@ def load(
         slack_s: how long requests of each tier may be held; it goes before what the trace tells. Neither: not at all.
         duration_s: nobody arrives later than this, in simulated seconds.
         requests: most arrivals.
+        latest: of more, those of a ledger that came last; of other traces, which are read no further, always the first.
 
     Raises:
         BadSpec: it cannot be read, or holds nobody; the message names file and line, and what is allowed.
@@ -101,17 +109,25 @@ def load(
     if not (isfinite(speedup) and speedup > 0):
         raise BadSpec(f"speedup must be more than 0, not {speedup}")
     known = format_of(path) if format == "auto" else format
+    most = inf if requests is None else requests
     if known not in READERS:
         raise BadSpec(f"format {format!r} is not known; it is one of {', '.join(FORMATS)}")
     trace = Trace(known)
     last_s = inf if duration_s is None else duration_s * speedup
     try:
-        rows = _rows(trace, READERS[known](path), last_s, inf if requests is None else requests, ordered=known != "ledger")
+        read = READERS[known](path)
+        ledger = known == "ledger"
+        rows = _wanted(trace, read, last_s, most, latest) if ledger else _ordered(trace, read, last_s, most)
         trace.digest = _digest(path)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except BadSpec as error:
+        raise _of_another(path, known) or error from error
+    except OSError as error:
+        raise BadSpec(f"trace {path}: {error.strerror or error}") from error
+    except (UnicodeDecodeError, csv.Error) as error:
         raise BadSpec(f"trace {path}: {error}") from error
     if not rows:
-        raise BadSpec(f"trace {path} holds no request that completed ({trace.incomplete} others)")
+        none = BadSpec(f"trace {path} holds no request that completed ({trace.incomplete} others)")
+        raise _of_another(path, known) or none
     _fill(trace, rows, speedup, slack_s or {})
     return trace
 
@@ -131,17 +147,6 @@ def _fill(trace: Trace, rows: Sequence[Row], speedup: float, slack_s: Mapping[Ti
         trace.arrivals.append(_arrival(row, id, (row.at_s - began) / speedup, slack, trace.most_tokens))
 
 
-def with_tiers(trace: list[Arrival], shares: Mapping[Tier, float], slack_s: Mapping[Tier, float], seed: int) -> list[Arrival]:
-    """The same arrivals with tiers drawn by their shares, and each tier's slack."""
-    tiers = Random(f"{seed}/tiers").choices(list(shares), list(shares.values()), k=len(trace))
-    return [_in_tier(arrival, tier, slack_s.get(tier, 0.0)) for arrival, tier in zip(trace, tiers, strict=True)]
-
-
-def _in_tier(arrival: Arrival, tier: Tier, slack_s: float) -> Arrival:
-    waiting = replace(arrival.waiting, tier=tier, deadline=arrival.waiting.arrived_at + slack_s)
-    return Arrival(waiting, arrival.output_tokens)
-
-
 def _arrival(row: Row, id: str, at: float, slack_s: float, most_tokens: int) -> Arrival:
     waiting = Waiting(
         id,
@@ -158,24 +163,43 @@ def _arrival(row: Row, id: str, at: float, slack_s: float, most_tokens: int) -> 
     return Arrival(waiting, row.output_tokens)
 
 
-def _rows(trace: Trace, read: Read, last_s: float, most: float, *, ordered: bool) -> list[Row]:
-    """Those of the trace that are wanted. What was written in order of arrival is read no further than that."""
+def _ordered(trace: Trace, read: Read, last_s: float, most: float) -> list[Row]:
+    """What was written in order of arrival is read no further than is wanted."""
     kept: list[Row] = []
     for where, row in read:
         if row is None:
             trace.incomplete += 1
             continue
-        if ordered and kept and row.at_s < kept[-1].at_s:
+        if kept and row.at_s < kept[-1].at_s:
             raise BadSpec(f"{where}: its instant lies before that of the line above")
-        if ordered and (len(kept) >= most or (kept and row.at_s - kept[0].at_s > last_s)):
+        trace.cut = len(kept) >= most
+        if trace.cut or (kept and row.at_s - kept[0].at_s > last_s):
             break
         kept.append(row)
-    if not ordered and kept:
-        kept.sort(key=lambda row: row.at_s)
-        began = kept[0].at_s
-        wanted = (row for row in kept if row.at_s - began <= last_s)
-        kept = list(wanted if most == inf else islice(wanted, int(most)))
     return kept
+
+
+def _wanted(trace: Trace, read: Read, last_s: float, most: float, latest: bool) -> list[Row]:
+    """The ledger's are in order of their ends, so all are read."""
+    told = [row for _, row in read]
+    kept = sorted((row for row in told if row is not None), key=lambda row: row.at_s)
+    trace.incomplete = len(told) - len(kept)
+    kept = [row for row in kept if row.at_s - kept[0].at_s <= last_s]
+    trace.cut = len(kept) > most
+    if not trace.cut:
+        return kept
+    return kept[-int(most) :] if latest else kept[: int(most)]
+
+
+def _of_another(path: Path, format: str) -> BadSpec | None:
+    """What to say of a file that looks like another format than the one that it was said to be."""
+    try:
+        looks_like = format_of(path)
+    except BadSpec:
+        return None
+    if looks_like == format:
+        return None
+    return BadSpec(f"trace {path} is not {KINDS[format]}; this looks like {looks_like} (--format {looks_like}, or none)")
 
 
 def _digest(path: Path) -> str:

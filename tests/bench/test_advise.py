@@ -14,11 +14,13 @@ import pytest
 from click.testing import CliRunner, Result
 
 from bench.advise.command import command
-from bench.advise.findings import Guardrails, Row
+from bench.advise.findings import Guardrails, Row, Saving
+from bench.advise.further import on_top, with_slack
 from bench.advise.judge import Judge, split
 from bench.advise.levers import STRAIGHT, Lever, Setting
+from bench.advise.paste import configuration
+from bench.advise.report import Context, as_json
 from bench.advise.trial import Stage, pessimistic, run, shareable
-from bench.advise.words import Context, as_json, configuration
 from policies.base import Tier, Waiting
 from policies.simulate import Arrival
 from policies.strategy import Choice, Strategy
@@ -191,7 +193,7 @@ def test_the_configuration_that_is_told_is_one_that_can_be_read(tmp_path: Path) 
         if row.setting is None:
             continue
         file = tmp_path / f"{row.lever}.toml"
-        text = configuration(row, Context("t", "c", {"interactive": 3.0}))
+        text = configuration(row, {"interactive": 3.0})
         file.write_text('upstreams = ["http://a:1"]\n\n' + text)
         config = load(file, {}, {})
         assert config.policy.name == row.setting.policy.name
@@ -282,11 +284,12 @@ def test_estimated_counts_are_said(tmp_path: Path) -> None:
     ("arguments", "told"),
     [
         ([], "give a TRACE, or --admin URL"),
-        (["x", "--admin", "http://127.0.0.1:1"], "give a TRACE, or --admin URL"),
+        (["x", "--admin", "http://127.0.0.1:1"], "give a TRACE or --admin URL, not both"),
         (["no-such-file.jsonl"], "No such file"),
         (["--admin", "http://127.0.0.1:1"], "--admin takes the admin port's URL"),
-        (["{file}", "--slack", "spam=1"], "write TIER=SECONDS, a tier of priority, interactive, flex, batch"),
-        (["{file}", "--slack", "flex=-1"], "write TIER=SECONDS"),
+        (["{file}", "--slack", "spam=1"], "write TIER=NUMBER,... with tiers of priority, interactive, flex, batch"),
+        (["{file}", "--slack", "flex=-1"], "slack in seconds not negative"),
+        (["{file}", "--tiers", "flex=0.5"], "write --tiers flex=0.5,interactive=0.5"),
         (["{file}", "--profile", "no-such"], "no profile 'no-such': built in are"),
     ],
 )
@@ -300,3 +303,84 @@ def test_what_it_does_not_understand_it_says(arguments: list[str], told: str, tm
 def test_one_request_alone_is_too_few(tmp_path: Path) -> None:
     answer = advise(ledger(tmp_path / "requests.jsonl", poisson(2.0, 60)[:1]))
     assert (answer.exit_code, "two requests at least" in answer.output) == (1, True)
+
+
+def test_slack_and_tiers_are_spelled_as_in_simulate(tmp_path: Path) -> None:
+    file = ledger(tmp_path / "requests.jsonl", poisson(2.0, 60))
+    told = json.loads(advise(file, "--slack", "flex=3,batch=9", "--slack", "interactive=1", "--json").stdout)
+    assert told["slack_s"] == {"flex": 3.0, "batch": 9.0, "interactive": 1.0}
+    every = json.loads(advise(file, "--slack-all", 2, "--slack", "batch=9", "--json").stdout)
+    assert every["slack_s"] == {"priority": 2.0, "interactive": 2.0, "flex": 2.0, "batch": 9.0}
+    nobody = advise(file, "--slack", "flex=8").output.replace("\n", " ")
+    assert "no request is flex, so --slack flex=8 holds nobody; --tiers flex=0.5,interactive=0.5 draws them" in nobody
+    drawn = json.loads(advise(file, "--tiers", "flex=0.5,interactive=0.5", "--slack", "flex=8", "--json").stdout)
+    assert not any("no request is" in warning for warning in drawn["warnings"])
+    assert drawn["straight"]["deferrable_wait_s"] == [0.0, 0.0]
+
+
+def test_of_more_requests_than_are_looked_at_the_latest_are_and_that_is_said(tmp_path: Path) -> None:
+    file = ledger(tmp_path / "requests.jsonl", poisson(2.0, 60))
+    told = json.loads(advise(file, "--requests", 50, "--json").stdout)
+    assert (told["trace"]["cut"], told["trace"]["arrivals"]) == (True, 50)
+    assert told["trace"]["began_unix_s"] > 1.8e9 + 10
+    assert any("only the latest 50 requests are looked at" in warning for warning in told["warnings"])
+    whole = json.loads(advise(file, "--json").stdout)
+    assert not any("looked at" in warning for warning in whole["warnings"])
+
+
+def test_what_flex_and_batch_wait_is_in_the_table_where_there_are_any(tmp_path: Path) -> None:
+    arrivals = poisson(2.0, 60) + poisson(0.5, 60, 20.0, Tier.BATCH, seed=4)
+    arrivals.sort(key=lambda arrival: arrival.waiting.arrived_at)
+    file = ledger(tmp_path / "requests.jsonl", arrivals)
+    shown = advise(file).output
+    assert "flex/batch wait p50 / p99" in shown
+    assert "--policy 'carbon file=FILE'" in " ".join(shown.split())  # not among the levers
+    told = json.loads(advise(file, "--json").stdout)
+    trial = next(row["trial"] for row in told["levers"] if row["lever"] == "deferring")
+    median_s, most_s = trial["deferrable_wait_s"]
+    assert 0.0 < median_s <= most_s <= 20.0 + 1e-6
+    assert "flex/batch wait" not in advise(ledger(tmp_path / "prompt.jsonl", poisson(2.0, 60))).output
+
+
+def test_what_holding_saves_on_top_of_the_advised_packing_is_told() -> None:
+    arrivals = poisson(4.0, 200, slack=0.5)
+    stage = Stage(MODEL, servers=3)
+    advice = Judge(arrivals, stage, least=0.15).judge()  # so much apart, the simplest lever is advised
+    assert advice.best is not None
+    assert advice.best.lever is Lever.PACKING
+    assert advice.best.trial is not None
+    assert [one.lever for one in advice.on_top] == [Lever.GROUPING]
+    (one,) = advice.on_top
+    packed = advice.best.setting
+    assert packed is not None
+    assert one.setting.placement == packed.placement
+    again = run(split(arrivals)[1], one.setting.strategy(), stage)
+    assert one.saving.share == pytest.approx(1 - again.energy_j / advice.best.trial.energy_j)
+    assert one.saving.low <= one.saving.share <= one.saving.high
+    told = as_json(advice, Context("t", "c"))
+    assert told["on_top"][0]["saving_of_what_is_left"]["share"] == one.saving.share
+
+
+def test_holding_on_top_that_breaks_a_guardrail_says_so() -> None:
+    advice = Judge(poisson(4.0, 200, slack=0.5), Stage(MODEL, servers=3), least=0.15).judge()
+    asked = Guardrails(ttft_s=1e-6)
+    told = list(on_top(advice.best, advice.rows, [], lambda *_: pytest.fail("it has been run"), _none, asked))
+    assert [bool(one.broken) for one in told] == [True]
+
+
+def _none(*_: object) -> Saving:
+    return Saving(0.0, 0.0, 0.0)
+
+
+def test_what_if_is_asked_with_what_is_advised_in_force() -> None:
+    """Slack on spread servers promises what packing has already had."""
+    arrivals, stage = poisson(4.0, 200), Stage(MODEL, servers=3)
+    advice = Judge(arrivals, stage).judge()
+    assert advice.best is not None
+    assert advice.best.lever is Lever.PACKING
+    assert advice.best.setting is not None
+    assert advice.best.trial is not None
+    asked = Setting(None, Choice("span", {}), advice.best.setting.placement)
+    rest = with_slack(split(arrivals)[1], {Tier.INTERACTIVE: 2.0})
+    held = run(rest, asked.strategy(), stage)
+    assert advice.what_if[-1].saving.share == pytest.approx(1 - held.energy_j / advice.best.trial.energy_j)

@@ -139,6 +139,9 @@ def test_a_policy_of_ones_own_with_parameters() -> None:
         (["trace.csv"], "trace.csv"),
         (["--out", "/dev/null/study"], "--out /dev/null/study"),
         (["--duration", "0"], "--duration"),
+        (["--tiers", "flex=0.5"], "shares add up to 0.5, not 1; write --tiers flex=0.5,interactive=0.5"),
+        (["--tiers", "flex=0.2,interactive=0.2"], "write --tiers flex=0.2,interactive=0.8"),
+        (["--tiers", "flex=3,batch=1"], "shares add up to 4, not 1; write --tiers flex=0.75,batch=0.25"),
     ],
 )
 def test_what_cannot_be_understood_says_what_is_allowed(arguments: list[str], said: str) -> None:
@@ -269,3 +272,32 @@ def test_a_report_says_all_that_it_takes_to_make_it_again() -> None:
     assert told["model"]["idle_power_w"] == 118.25
     assert (told["asked"]["queue_timeout"], told["asked"]["prompt_tokens"]) == (9.0, "uniform:10:20")
     assert {"command", "versions", "seed", "servers", "slots", "date"} <= set(told)
+
+
+def test_slack_of_a_tier_that_nobody_is_of_says_how_to_draw_it() -> None:
+    result = simulate("--requests", 5, "--slack", "flex=3")
+    assert "no request is flex, so --slack flex=3 holds nobody; --tiers flex=0.5,interactive=0.5 draws them" in result.stdout
+    assert "Nobody may be held" not in result.stdout
+    told = report("--requests", 20, "--slack", "flex=3", "--slack", "batch=9", "--tiers", "flex=0.5,interactive=0.5")
+    assert next(remark for remark in told["remarks"] if "no request is" in remark).startswith("no request is batch")
+    assert told["traffic"]["slack_s"] == {"flex": 3.0, "batch": 9.0}
+
+
+def test_a_ledgers_slack_is_kept_when_tiers_are_drawn(tmp_path: Path) -> None:
+    records = [
+        {"id": f"r{n}", "arrived_unix_s": 1.8e9 + n, "server": "a", "status": 200, "prompt_tokens": 9, "output_tokens": 9}
+        for n in range(40)
+    ]
+    file = tmp_path / "requests.jsonl"
+    file.write_text("".join(json.dumps({**one, "slack_s": 5.0}) + "\n" for one in records))
+    drawn = ("--tiers", "flex=0.5,batch=0.5", "--policy", "window every_s=100", "--no-bound")
+    kept = report(file, *drawn)["strategies"][1]["latency"]
+    assert (kept["flex"]["wait_s"]["max"], kept["batch"]["wait_s"]["max"]) == (pytest.approx(5.0), pytest.approx(5.0))
+    asked = report(file, *drawn, "--slack", "batch=2")["strategies"][1]["latency"]
+    assert (asked["flex"]["wait_s"]["max"], asked["batch"]["wait_s"]["max"]) == (pytest.approx(5.0), pytest.approx(2.0))
+
+
+def test_a_path_that_cannot_be_is_named_once() -> None:
+    for arguments, path in ((["missing.csv"], "missing.csv"), (["--out", "/dev/null/study"], "/dev/null/study")):
+        result = simulate(*arguments)
+        assert (result.exit_code, result.output.count(path)) == (1, 1), result.output

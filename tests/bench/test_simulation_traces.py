@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from bench.draws import BadSpec, tiers
-from bench.simulation.traces import load, read, with_tiers
+from bench.simulation.tiers import with_tiers
+from bench.simulation.traces import load, read
 from policies.base import Tier
 
 AZURE_2023 = """TIMESTAMP,ContextTokens,GeneratedTokens
@@ -170,3 +171,30 @@ def test_paths_formats_and_speeds_that_are_none(tmp_path: Path) -> None:
         read(path, speedup=0.0)
     with pytest.raises(BadSpec, match=r"line 1: timestamp is missing"):
         read(written(tmp_path / "x.jsonl", '{"a": 1}\n'), format="mooncake")
+
+
+@pytest.mark.parametrize(
+    ("text", "format", "said"),
+    [
+        (AZURE_2023, "mooncake", "is not JSON lines as Mooncake's; this looks like azure"),
+        (AZURE_2023, "ledger", "is not Paceline's ledger.*; this looks like azure"),
+        (MOONCAKE, "azure", "is not CSV with Azure's columns; this looks like mooncake"),
+        (MOONCAKE, "ledger", "this looks like mooncake"),
+        (lines(LEDGER), "mooncake", "this looks like ledger"),
+    ],
+)
+def test_another_format_than_was_said_is_named(tmp_path: Path, text: str, format: str, said: str) -> None:
+    with pytest.raises(BadSpec, match=said):
+        load(written(tmp_path / "trace", text), format=format)
+
+
+def test_of_a_ledger_the_latest_may_be_taken_and_what_is_cut_is_known(tmp_path: Path) -> None:
+    records = [record(f"r{n}", 5.0 - n) for n in range(4)]  # in order of their ends, as written
+    path = written(tmp_path / "requests.jsonl", lines(records))
+    latest, first, all_of_it = (load(path, requests=n, latest=last) for n, last in ((2, True), (2, False), (4, True)))
+    assert [arrival.waiting.id for arrival in latest.arrivals] == ["r1", "r0"]
+    assert [arrival.waiting.id for arrival in first.arrivals] == ["r3", "r2"]
+    assert (latest.cut, first.cut, all_of_it.cut) == (True, True, False)
+    assert latest.wall_offset_s == 4.0
+    azure = written(tmp_path / "trace.csv", AZURE_2023)
+    assert [load(azure, requests=n).cut for n in (2, 3)] == [True, False]

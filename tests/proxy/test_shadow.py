@@ -363,3 +363,9 @@ def test_quantiles_are_of_what_there_is() -> None:
 def test_what_cannot_be_a_shadow_is_refused_with_what_is_allowed(strategies: list[object], told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         config_for(SERVER, **{"shadow.strategies": strategies})
+
+
+async def test_every_built_in_profile_is_told_as_one() -> None:
+    for name, built_in in (("h200-llama8b-bf16", True), ("telemetry/profiles/h200-llama8b.json", False)):
+        async with stage(**{"energy.profile": name}) as it:
+            assert describe(it.shadows)["profile"]["built_in"] is built_in
