@@ -220,7 +220,8 @@ def _shares(there: Sequence[Timeline], parts: Mapping[str, _Part], charged_uj: i
     base, sequence, prompt, context = (sum(getattr(p, name) for p in parts.values()) / whole for name in COEFFICIENTS)
     unseen = sum(part.joules - part.prompt for t, part in zip(there, parts.values(), strict=True) if t.blind) / whole
     unsure = sum(part.prompt for t, part in zip(there, parts.values(), strict=True) if t.blind or t.guessed) / whole
-    guesses2 = sum(part.prompt**2 for t, part in zip(there, parts.values(), strict=True) if t.guessed)
+    # as parts of the whole, for a weight can be so small that its square is nothing
+    guesses2 = sum((part.prompt / whole) ** 2 for t, part in zip(there, parts.values(), strict=True) if t.guessed)
     shares = {}
     for timeline, part, amount, tokens, time in zip(there, parts.values(), each, by_tokens, by_time, strict=True):
         joules, own = part.joules, amount / 1e6
@@ -236,8 +237,9 @@ def _shares(there: Sequence[Timeline], parts: Mapping[str, _Part], charged_uj: i
             own * (part.context / joules - context),
         )
         fraction = joules / whole
-        own2, mates2 = (part.prompt**2, guesses2 - part.prompt**2) if timeline.guessed else (0.0, guesses2)
-        guess2 = own2 * (1 / joules - 1 / whole) ** 2 + max(mates2, 0.0) / whole**2
+        mates2 = guesses2 - (part.prompt / whole) ** 2 if timeline.guessed else guesses2
+        own2 = (part.prompt / joules * (1 - fraction)) ** 2 if timeline.guessed else 0.0
+        guess2 = own2 + max(mates2, 0.0)
         # an error of its own weight is shared with its mates, and it shares in theirs
         of_prompt = part.prompt / joules
         blind = own * ((1 - of_prompt) * (1 - fraction) if timeline.blind else unseen)

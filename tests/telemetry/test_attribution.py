@@ -106,6 +106,18 @@ def test_every_interval_is_conserved(
             assert 0 <= share.prefill_uj <= share.active_uj
 
 
+def test_weights_too_small_for_their_squares_are_conserved() -> None:
+    instant = 7.851024403362684e-175
+    there = [
+        Timeline("r0", 0.0, instant, instant, 1, ((0.0, 1e-9, 1),), 0, []),
+        Timeline("r1", 0.0, 0.0, 1.0, 1, ((0.0, 1e-9, 1),), 0, None),
+    ]
+    for timelines in (there, there[:1]):
+        result = settle(interval(0.0, 1.0, 10**6), timelines, H200, 0.0, devices=1)
+        charged_uj = sum(share.active_uj for share in result.shares.values())
+        assert charged_uj + result.idle_uj + result.unattributed_uj == 10**6
+
+
 @given(st.integers(0, 10**12), st.lists(st.floats(0, 1e6), max_size=30))
 def test_apportioning_is_exact(total: int, parts: list[float]) -> None:
     whole = apportion(total, parts)
