@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint test-engines bench overhead soak clean
+.PHONY: demo test test-long lint test-engines bench overhead soak clean
 
 demo: .venv/ready
 	$(BIN)/paceline demo
@@ -19,6 +19,10 @@ lint: .venv/ready-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# a thousand experiments of each kind whose truth is known (`make test` has sixty): minutes
+test-long: .venv/ready-test
+	PACELINE_EXPERIMENTS=1000 $(BIN)/pytest tests/bench/test_truth.py $(ARGS)
 
 # real vLLM and transformers serve on the CPU: 5 GB and some minutes the first time (llama.cpp's server runs in `make test`)
 test-engines: .venv/ready-test

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from pydantic_core import PydanticUndefined
 
-from proxy.config import Config, Domain, Model, Objective, Section, ShadowStrategy, Tenant, Upstream
+from proxy.config import Arm, Config, Domain, Experiment, Model, Objective, Section, ShadowStrategy, Tenant, Upstream
 
 PAGE = Path(__file__).parent.parent / "docs/configuration.md"
 
@@ -37,8 +37,9 @@ A parameter that is a policy itself is written by its name, or as a table of `na
 --set in_flight=96 --set policy=window --set policy.params.every_s=1`. `paceline policy list` names what is built in.
 
 SIGHUP and `POST /reload` on the admin port read all of it again, and put all of it or nothing in force, without dropping a
-request. What needs a restart is refused there by name: `host`, `port`, `admin_host`, `admin_port`, `ledger`, `energy` but
-for `energy.carbon` and `energy.price`, and of `limits` all but `body_bytes`. `paceline.config.generation` tells which is in
+request. What needs a restart is refused there by name: `host`, `port`, `admin_host`, `admin_port`, `ledger`,
+`experiments`, `experiment`, `shared`, `energy` but for `energy.carbon` and `energy.price`, and of `limits` all but
+`body_bytes`; and while an experiment runs, so are another policy and placement. `paceline.config.generation` tells which is in
 force, by a digest.
 
 """
@@ -54,6 +55,10 @@ LISTS: dict[str, type[Section]] = {
     "energy.domains": Domain,
     "shadow.strategies": ShadowStrategy,
 }
+
+
+# the tables that a configuration may have one of, and need not
+ONES: dict[str, type[Section]] = {"experiment": Experiment, "experiment.control": Arm, "experiment.treatment": Arm}
 
 
 def rows(section: type[Section], prefix: str = "", default: Any = None) -> Iterator[str]:
@@ -84,6 +89,8 @@ def page() -> str:
     parts = [HEAD + COLUMNS + "\n".join(rows(Config))]
     for name, section in LISTS.items():
         parts.append(f"## {name}\n\nTables of `[[{name}]]`:\n\n{COLUMNS}" + "\n".join(rows(section)))
+    for name, section in ONES.items():
+        parts.append(f"## {name}\n\nThe table `[{name}]`:\n\n{COLUMNS}" + "\n".join(rows(section)))
     return "\n\n".join(parts) + "\n"
 
 

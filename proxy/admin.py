@@ -21,6 +21,7 @@ from proxy import shadow_report
 from proxy.app import App
 from proxy.breaker import Circuit
 from proxy.config import Config, Named
+from proxy.experiment_admin import create_routes
 from proxy.fleet import Pool
 from proxy.reload import reload
 from proxy.selftest import selftest
@@ -129,6 +130,8 @@ def create_admin(app: App, read: Callable[[], Config] | None = None) -> FastAPI:
     @api.put("/policy")
     async def use(change: Change) -> dict[str, Any]:
         """Put another strategy in force, for all groups of servers; nobody who waits is lost."""
+        if (why := app.experiments.refusal(app.fleet.pools)) is not None:
+            raise HTTPException(409, why)
         strategy = app.fleet.default.scheduler.strategy
         now = {key: Named.model_validate(value) for key, value in strategy.describe().items()}
         try:
@@ -147,6 +150,8 @@ def create_admin(app: App, read: Callable[[], Config] | None = None) -> FastAPI:
         except ConfigError as error:
             raise HTTPException(422, str(error)) from error
         return _version(app)
+
+    api.include_router(create_routes(app))
 
     @api.get("/metrics")
     async def metrics() -> Response:
@@ -177,6 +182,7 @@ def describe(app: App) -> dict[str, Any]:
         "servers": [_server(pool, view) for pool in fleet.pools.values() for view in pool.scheduler.room.server_views()],
         "admitted": sum(scheduler.admitted for scheduler in schedulers),
         "outcomes": {str(outcome): sum(scheduler.outcomes[outcome] for scheduler in schedulers) for outcome in Outcome},
+        "shared": app.experiments.shared.describe() if app.experiments.shared is not None else None,
         "requests": {"open": forward.open, "body_bytes": forward.admission.total.bytes, **asdict(forward.counts)},
         "energy": app.energy.describe(now_s) if app.energy is not None else None,
     }

@@ -12,10 +12,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 from policies.base import Action, Outcome
-from proxy import selftest, shadow_report
+from proxy import experiment_report, selftest, shadow_report
 from proxy.checks import Checks
 from proxy.config import Config
 from proxy.energy import Energy
+from proxy.experiment import Experiments
+from proxy.experiment_keeping import create_experiments
 from proxy.fleet import Fleet, Pool, create_fleet
 from proxy.forward import Forward
 from proxy.metering import create_energy
@@ -51,6 +53,7 @@ class App:
     factors: Factors
     files: LedgerFiles | None  # None: nobody asked for files of the ledger
     shadows: Shadows
+    experiments: Experiments
     usage: Usage = field(default_factory=Usage)
     settling: dict[str, Entry] = field(default_factory=dict)  # ended, and their joules are not final
     sleeping: Sleeping = field(default_factory=Sleeping)
@@ -66,6 +69,8 @@ class App:
         if self.files is not None:
             self.files.start()
         self.run(self.shadows.run(), "paceline-shadow")
+        await self.experiments.load(self.config.experiment)
+        self.run(self.experiments.run(), "paceline-experiments")
 
     def run(self, coroutine: object, name: str) -> None:
         """Something in the background, until it ends or the proxy does."""
@@ -93,6 +98,7 @@ class App:
         await self.checks.stop()
         await self.sleeping.stop(self.fleet)
         await self._settled()
+        await self.experiments.close()
         for task in list(self._background):
             task.cancel()
             with suppress(asyncio.CancelledError):
@@ -118,6 +124,7 @@ class App:
     def final(self, entry: Entry) -> None:
         """No more will be known of a request's joules."""
         self.settling.pop(entry.id, None)
+        self.experiments.final(entry)
         self.forward.generation.delivery.settled(entry)
         self.telemetry.request_final(entry)
         self.usage.add(entry, factors_of(entry, self.factors))
@@ -127,9 +134,10 @@ class App:
     def tell(self, pool: Pool) -> None:
         """Telemetry is told what a pool's room does."""
         scheduler, telemetry = pool.scheduler, self.telemetry
-        scheduler.on_outcome = lambda outcome: telemetry.released(outcome.value, scheduler.strategy.policy_name)
-        scheduler.on_group = lambda size: telemetry.group(size, scheduler.strategy.policy_name)
-        scheduler.on_fault = lambda: telemetry.fault(scheduler.strategy.policy_name)
+        policy = self.experiments.policy_name
+        scheduler.on_outcome = lambda outcome: telemetry.released(outcome.value, policy(pool))
+        scheduler.on_group = lambda size: telemetry.group(size, policy(pool))
+        scheduler.on_fault = lambda: telemetry.fault(policy(pool))
         scheduler.on_tick = telemetry.tick
         scheduler.on_action = lambda server, action: self.act(pool, server, action)
 
@@ -137,10 +145,16 @@ class App:
         """A room wants a server to sleep or to wake. Whoever closes lets nobody fall asleep."""
         self.sleeping.act(pool, server, action, self.config.sleep, closing=self.forward.draining)
 
+    def cast_shadows(self) -> None:
+        """The shadows that the configuration and the experiments want."""
+        self.shadows.strategies = {shadow.name: shadow.strategy() for shadow in self.config.shadow.strategies}
+        self.shadows.strategies |= self.experiments.shadows()
+
     def observe(self, snapshot: Snapshot) -> None:
         """The meters have new readings, and what they counted has been settled."""
         if self.energy is not None:
             self.usage.settled(self.energy.totals(), self.factors.at(time.time()))
+            self.experiments.settled()
         for pool in self.fleet.pools.values():
             pool.scheduler.observe(snapshot)
 
@@ -158,7 +172,9 @@ def create_app(config: Config, environ: Mapping[str, str]) -> App:
     telemetry = Telemetry.start(lambda: _gauges(app), environ, version=version("paceline"))
     factors, files = config.energy.factors(), create_files(config)
     shadows = Shadows(config, fleet, ledger, model, telemetry.shadow_waits)
-    app = App(config, environ, ledger, fleet, forward, Checks(config, fleet), energy, telemetry, factors, files, shadows)
+    experiments = create_experiments(config, environ, fleet, ledger, energy)
+    checks = Checks(config, fleet)
+    app = App(config, environ, ledger, fleet, forward, checks, energy, telemetry, factors, files, shadows, experiments)
     for pool in fleet.pools.values():
         app.tell(pool)
     _connect(app)
@@ -178,6 +194,7 @@ def _connect(app: App) -> None:
             app.settling[entry.id] = entry
 
     def released(entry: Entry) -> None:
+        app.experiments.released(entry)
         app.shadows.released(entry)
         if energy is not None:
             energy.join(entry)
@@ -186,6 +203,8 @@ def _connect(app: App) -> None:
         app.shadows.ended(entry)
         later(ended, entry)  # so that no response waits for its own statistics
 
+    app.experiments.on_shadows = app.cast_shadows
+    generation.on_arrival = app.experiments.arrived
     generation.on_end = over
     generation.on_retry = telemetry.retried
     forward.on_refusal = telemetry.refused
@@ -238,4 +257,5 @@ def _gauges(app: App) -> Gauges:
         config=ConfigVersion(app.generation, app.config.digest()),
         ledger_dropped=app.files.dropped if app.files is not None else None,
         shadow=shadow_report.gauge(app.shadows),
+        experiments=experiment_report.gauges(app.experiments),
     )

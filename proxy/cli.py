@@ -17,6 +17,7 @@ COMMANDS = {
     "simulate": "bench.simulation.command:command",
     "advise": "bench.advise.command:command",
     "policy": "bench.policy:command",
+    "ab": "bench.ab.command:command",
     "key": "proxy.keys:command",
 }
 

@@ -63,7 +63,22 @@ def _meter_url(text: str) -> str:
     return text
 
 
+def _redis_url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.username or parts.password or "@" in parts.netloc:
+        raise ValueError("must not hold a user name or a password; username, and key_file or key_env, are for them")
+    if parts.scheme == "unix" and not parts.netloc and parts.path.startswith("/") and not parts.query:
+        return text
+    number = parts.path.removeprefix("/")
+    if parts.scheme not in ("redis", "rediss") or not parts.hostname or parts.query or (number and not number.isdecimal()):
+        raise ValueError(
+            "must be redis://host:port, rediss://host:port (TLS), with /NUMBER of a database at most, or unix:///path"
+        )
+    return text
+
+
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
+RedisUrl = Annotated[str, AfterValidator(_redis_url)]
 MeterUrl = Annotated[str, AfterValidator(_meter_url)]
 ProxyUrl = Annotated[str, AfterValidator(_proxy_url)]
 Path = Annotated[str, AfterValidator(_path)]
@@ -327,6 +342,39 @@ class Ledger(Section):
     keep: Count | None = Field(None, description="so many files are kept in the directory, the oldest go; not set: all")
 
 
+class Shared(Section):
+    """What several proxies in front of the same servers know together, through Redis."""
+
+    url: RedisUrl | None = Field(
+        None, description="redis://host:port, rediss://host:port (TLS), /NUMBER for a database; not set: this proxy is alone"
+    )
+    prefix: Annotated[str, Field(pattern="^[A-Za-z0-9_.-]{1,64}$")] = Field(
+        "paceline", description="of all keys; proxies of other servers need another"
+    )
+    replica: Annotated[str, Field(pattern="^[A-Za-z0-9_.-]{1,64}$")] | None = Field(
+        None, description="this proxy's name among them, each its own; not set: the host's name and the data port"
+    )
+    username: str | None = Field(None, description="Redis's user; not set: its default one")
+    key_file: str | None = Field(None, description="file that holds Redis's password; it is never in the URL")
+    key_env: str | None = Field(None, description="environment variable that holds that password")
+    ca_file: str | None = Field(None, description="certificates to trust instead of the system's")
+    verify: bool = Field(True, description="false: take any certificate")
+    timeout_s: Some = Field(1.0, description="longest wait for one answer; no request ever waits for it")
+    every_s: Some = Field(1.0, description="seconds between looks")
+    lease_s: Some = Field(10.0, description="a leader that is silent for so long is none; at least 3 (every_s + timeout_s)")
+    keep_s: Some = Field(30 * 86400.0, description="keys that nobody writes are forgotten after this")
+
+    @model_validator(mode="after")
+    def _whole(self) -> Shared:
+        if self.key_file and self.key_env:
+            raise ValueError("key_file and key_env are two places for one password")
+        if self.lease_s < 3 * (self.every_s + self.timeout_s):
+            raise ValueError("lease_s must be at least three times every_s + timeout_s")
+        if self.ca_file and not (self.url or "").startswith("rediss://"):
+            raise ValueError("ca_file is for rediss://")
+        return self
+
+
 class ShadowStrategy(Section):
     """A strategy that is tried on the live arrivals, with modelled engines."""
 
@@ -374,6 +422,59 @@ class Shadow(Section):
         return self.gain or bool(self.strategies)
 
 
+class Arm(Section):
+    """A strategy that an experiment tries."""
+
+    policy: Named = Named(name="passthrough")
+    placement: Named = Named(name="spread")
+
+    def strategy(self) -> Strategy:
+        return build(self.policy.choice(), self.placement.choice())
+
+
+class Experiment(Section):
+    """Two strategies against each other on the live traffic, by blocks of time: an experiment that begins with the process."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] = Field(
+        description="its own, for ever: one that has ended does not begin again. Letters, digits, `.`, `_` and `-`"
+    )
+    group: str | None = Field(None, description="of servers; not set: the only one")
+    control: Arm = Field(
+        Arm(), description="`policy` and `placement`, each a table; rules before, after, and once anything is wrong"
+    )
+    treatment: Arm = Field(
+        description="`policy` and `placement`, each a table: what is tried; the same as control is an A/A test"
+    )
+    block_s: Some | Literal["auto"] = Field(
+        "auto", description="seconds of a block; auto: from how long requests lasted lately"
+    )
+    burn_in_s: Seconds | Literal["auto"] = Field("auto", description="seconds at the beginning of each that are not analysed")
+    pairs: Count = Field(12, description="pairs of blocks: one of each arm, in an order that is drawn")
+    pairs_per_stratum: Count = Field(4, description="within so many pairs in a row both orders come equally often")
+    seed: int | None = Field(None, description="decides every order; not set: drawn, and told")
+    metric: Literal["j_per_token", "j_per_request"] = Field("j_per_token", description="what is compared")
+    alpha: Annotated[float, Field(gt=0, lt=0.5)] = Field(0.05, description="how often an interval may be wrong")
+    guardrails: dict[str, float | None] = Field({}, description="bounds that stop it; those not named keep their defaults")
+    begins_in_s: Seconds = Field(0.0, description="seconds until its first block")
+    shadow: bool = Field(
+        False, description="true: each arm runs on all traffic as a shadow too (`NAME.control`, `NAME.treatment`), modelled"
+    )
+
+    @model_validator(mode="after")
+    def _possible(self) -> Experiment:
+        if "auto" not in (self.block_s, self.burn_in_s) and float(self.burn_in_s) >= float(self.block_s):
+            raise ValueError("burn_in_s must be shorter than block_s")
+        self.control.strategy()
+        self.treatment.strategy()
+        return self
+
+
+class Experiments(Section):
+    """Where experiments are kept, so that they go on after a restart."""
+
+    path: str | None = Field(None, description="directory of their states, logs and blocks; not set: they end with the process")
+
+
 class Config(Section):
     """The whole tree."""
 
@@ -406,6 +507,12 @@ class Config(Section):
     energy: Energy = Energy()
     ledger: Ledger = Ledger()
     shadow: Shadow = Shadow()
+    shared: Shared = Shared()
+    experiments: Experiments = Experiments()
+    experiment: Experiment | None = Field(
+        None,
+        description="one that begins with the process; see [experiment](#experiment). Not set: by `paceline ab start` only",
+    )
     connect_timeout_s: Some = Field(5.0, description="longest wait for a connection to a server")
     answer_timeout_s: Some = Field(600.0, description="longest silence of a server, before its answer or within it")
     paths: tuple[str, ...] = Field(
@@ -413,6 +520,19 @@ class Config(Section):
     )
     allow_engine_admin: bool = Field(False, description="let /sleep, /wake_up and their like through the data port")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @model_validator(mode="after")
+    def _kept(self) -> Config:
+        if self.experiment is None:
+            return self
+        if self.experiments.path is None:
+            raise ValueError("experiment: needs experiments.path, or each restart would begin it anew")
+        groups = self.groups()
+        if self.experiment.group is None and len(groups) > 1:
+            raise ValueError(f"experiment.group: which of {', '.join(groups)}?")
+        if self.experiment.group is not None and self.experiment.group not in groups:
+            raise ValueError(f"experiment.group: no group {self.experiment.group!r}; there are {', '.join(groups)}")
+        return self
 
     def strategy(self) -> Strategy:
         """The policy and placement in force at the start."""

@@ -44,6 +44,7 @@ class Generation:
     """What generation requests go through once they are let in.
 
     Attributes:
+        on_arrival: told of each that comes, and to which pool.
         on_release: told of each that leaves to a server.
         on_return: told of each that its server did not take, and that waits again.
         on_end: told of each that has ended, however.
@@ -57,6 +58,7 @@ class Generation:
     ledger: Ledger
     admission: Admission
     exchange: Exchange
+    on_arrival: Callable[[Pool, Entry], None] = lambda pool, entry: None
     on_release: Callable[[Entry], None] = lambda entry: None
     on_return: Callable[[Entry], None] = lambda entry: None
     on_end: Callable[[Entry], None] = lambda entry: None
@@ -68,6 +70,7 @@ class Generation:
         scheduler = call.pool.scheduler
         entry = call.entry = self._entry(call, ask)
         self.ledger.open(entry)
+        self.on_arrival(call.pool, entry)
         try:
             await self._in_turn(call, ask, entry)
         except Refusal as refusal:

@@ -18,7 +18,7 @@ from telemetry.factors import Factors
 log = logging.getLogger("paceline.reload")
 
 # what is built in when the process starts
-FIXED = ("host", "port", "admin_host", "admin_port", "ledger")
+FIXED = ("host", "port", "admin_host", "admin_port", "ledger", "experiments", "experiment", "shared")
 NOT_FIXED_ENERGY = {"carbon", "price"}
 FIXED_LIMITS = (
     "header_bytes",
@@ -39,6 +39,7 @@ def reload(app: App, config: Config) -> None:
         ConfigError: it changes what cannot be changed without a restart; nothing has been changed.
     """
     _check(app.config, config)
+    _check_experiments(app, config)
     strategy, model, factors = config.strategy(), config.step_model(), _factors(config)
     before, fleet = app.config, app.fleet
     former, servers = dict(fleet.pools), {server.name: server for server in fleet.servers}
@@ -61,6 +62,7 @@ def reload(app: App, config: Config) -> None:
     app.factors = factors
     app.shadows.use(config)
     app.config = app.checks.config = config
+    app.cast_shadows()
     if app.energy is not None:
         app.energy.serve({upstream.url for upstream in config.upstreams})
     logging.getLogger().setLevel(config.log_level.upper())
@@ -79,6 +81,14 @@ def _check(before: Config, after: Config) -> None:
     fixed += [f"limits.{key}" for key in FIXED_LIMITS if getattr(before.limits, key) != getattr(after.limits, key)]
     if fixed:
         raise ConfigError(f"{', '.join(fixed)}: cannot be changed without a restart; nothing has been changed")
+
+
+def _check_experiments(app: App, config: Config) -> None:
+    """Whoever experiments has control, and its group stays."""
+    changed = (app.config.policy, app.config.placement) != (config.policy, config.placement)
+    touched = [group for group in app.fleet.pools if changed or group not in config.groups()]
+    if (why := app.experiments.refusal(touched)) is not None:
+        raise ConfigError(f"{why}; nothing has been changed")
 
 
 def _factors(config: Config) -> Factors:

@@ -34,6 +34,7 @@ class Scheduler:
         room: whose decisions are carried out.
         strategy: what the room follows, by its names.
         clock: monotonic seconds; finer than uvloop's, whose `time()` counts milliseconds.
+        wall: seconds since the epoch, for hours of the day and the blocks of experiments.
         on_outcome: told each outcome.
         on_group: told how many left together.
         on_fault: told that a policy or a placement raised.
@@ -44,6 +45,7 @@ class Scheduler:
     room: Room
     strategy: Strategy
     clock: Callable[[], float] = time.monotonic
+    wall: Callable[[], float] = time.time
     on_outcome: Callable[[Outcome], None] = lambda outcome: None
     on_group: Callable[[int], None] = lambda size: None
     on_fault: Callable[[], None] = lambda: None
@@ -149,7 +151,7 @@ class Scheduler:
         self._ticking = False
         now = self.clock()
         try:
-            tick = self.room.tick(now, time.time())
+            tick = self.room.tick(now, self.wall())
         except Exception:  # a fault of ours; nobody may wait for ever because of it
             log.exception("the waiting room failed; whoever waits is refused")
             self.refuse_waiting(Outcome.FAULT)

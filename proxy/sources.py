@@ -44,7 +44,7 @@ def load(file: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any]
     Raises:
         ConfigError: with every problem, its key, its place and what is allowed.
     """
-    merged = Config.model_construct(upstreams=()).model_dump(mode="json", exclude={"upstreams"})
+    merged = Config.model_construct(upstreams=()).model_dump(mode="json", exclude={"upstreams", "experiment"})
     places: dict[str, str] = {}
     for place, key, value in (
         *_from_file(file),
@@ -76,6 +76,7 @@ def load(file: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any]
         ("models", lambda: _check_models(config)),
         ("port", lambda: _check_ports(config)),
         ("tenants", lambda: _check_tenants(config)),
+        ("shared", lambda: key_of(config.shared, environ)),
     ):
         try:
             check()

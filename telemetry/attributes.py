@@ -29,7 +29,8 @@ def of_gen_ai(entry: Entry, model: str) -> Attributes:
 def of_request(entry: Entry, model: str) -> Attributes:
     """What our own metrics tell requests apart by."""
     ours = {names.POLICY: entry.policy, names.TIER: entry.tier, names.TENANT: entry.tenant, names.MODEL: model}
-    return _known({**ours, **of_server(entry.server)})
+    tried = {names.EXPERIMENT: entry.experiment, names.ARM: entry.arm}
+    return _known({**ours, **tried, **of_server(entry.server)})
 
 
 def of_energy(energy: Energy) -> Attributes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from telemetry import names
 from telemetry.attributes import Attributes, of_server
@@ -79,6 +79,25 @@ class ShadowGauge:
 
 
 @dataclass(frozen=True, slots=True)
+class ExperimentGauge:
+    """A running experiment so far; `effect` is a share, and its bounds are those of the always-valid interval.
+
+    Attributes:
+        guardrails: by name, one of `names.JUDGEMENTS`.
+        sources: where the joules come from.
+    """
+
+    name: str
+    metric: str
+    pairs: int
+    effect: float | None = None
+    low: float | None = None
+    high: float | None = None
+    guardrails: Mapping[str, str] = field(default_factory=dict)
+    sources: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Gauges:
     """Everything that is exported as it is now. No device and no domain means that energy is unknown, which is not zero."""
 
@@ -92,6 +111,7 @@ class Gauges:
     config: ConfigVersion | None = None
     ledger_dropped: int | None = None  # None: there are no files of the ledger
     shadow: ShadowGauge | None = None  # None: nothing has been compared yet, or shadows are off
+    experiments: Sequence[ExperimentGauge] = ()  # that run
 
 
 def _of_device(state: DeviceState) -> Attributes:
@@ -194,6 +214,27 @@ def _shadow_behind(gauges: Gauges) -> Values:
         yield gauges.shadow.behind_s, {}
 
 
+def _effect(gauges: Gauges) -> Values:
+    for one in gauges.experiments:
+        for bound, value in (("low", one.low), ("middle", one.effect), ("high", one.high)):
+            if value is not None:
+                of: Attributes = {names.EXPERIMENT: one.name, names.METRIC: one.metric, names.BOUND: bound}
+                yield value, of | {names.SOURCE: ",".join(one.sources)}
+
+
+def _pairs(gauges: Gauges) -> Values:
+    for one in gauges.experiments:
+        yield one.pairs, {names.EXPERIMENT: one.name}
+
+
+def _guardrail(gauges: Gauges) -> Values:
+    for one in gauges.experiments:
+        for guardrail, found in one.guardrails.items():
+            for judgement in names.JUDGEMENTS:
+                of: Attributes = {names.EXPERIMENT: one.name, names.GUARDRAIL: guardrail, names.JUDGEMENT: judgement}
+                yield int(found == judgement), of
+
+
 SERIES: Mapping[Name, Callable[[Gauges], Values]] = {
     names.HW_ENERGY: _hw_energy,
     names.HW_POWER: _hw_power,
@@ -219,4 +260,7 @@ SERIES: Mapping[Name, Callable[[Gauges], Values]] = {
     names.SHADOW_FAULTS: _shadow(lambda totals: totals.faults, joules=False),
     names.SHADOW_LEFT_OUT: _shadow_left_out,
     names.SHADOW_BEHIND: _shadow_behind,
+    names.EXPERIMENT_EFFECT: _effect,
+    names.EXPERIMENT_PAIRS: _pairs,
+    names.EXPERIMENT_GUARDRAIL: _guardrail,
 }

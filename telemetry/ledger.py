@@ -85,6 +85,8 @@ class Entry:
 
     server: str = ""
     policy: str = ""
+    experiment: str = ""  # that ran when it came; empty: none
+    arm: str = ""  # of it: control, treatment, or burn_in, which is in no arm's sums
     outcome: str = ""
     held_s: float = 0.0
     queued_s: float = 0.0
@@ -136,6 +138,8 @@ class Entry:
             "streamed": self.streamed,
             "server": self.server,
             "policy": self.policy,
+            "experiment": self.experiment or None,
+            "arm": self.arm or None,
             "outcome": self.outcome,
             "slack_s": self.slack_s,
             "held_s": self.held_s,

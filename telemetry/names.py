@@ -45,6 +45,12 @@ HW_ID = "hw.id"
 HW_TYPE = "hw.type"
 POLICY = "paceline.policy"
 STRATEGY = "paceline.strategy"  # a configured shadow, `straight` or `as_run`
+EXPERIMENT = "paceline.experiment"  # that runs; absent: none
+ARM = "paceline.arm"  # of it: control, treatment, or burn_in
+BOUND = "paceline.bound"  # of an always-valid interval: low, middle or high
+GUARDRAIL = "paceline.guardrail"
+JUDGEMENT = "paceline.judgement"  # one of JUDGEMENTS
+METRIC = "paceline.metric"  # what is compared: j_per_token or j_per_request
 TENANT = "paceline.tenant"  # one of the configured ones
 TIER = "paceline.tier"
 OUTCOME = "paceline.outcome"
@@ -59,12 +65,13 @@ METHOD = "energy.attribution.method"
 SCOPE = "energy.scope"
 
 CIRCUITS = ("closed", "half_open", "open")
+JUDGEMENTS = ("holds", "open", "tripped", "unknown")
 STATES = ("awake", "falling_asleep", "asleep", "waking")
 
 OF_SERVER = (ADDRESS, PORT)
 OF_GEN_AI = (OPERATION, PROVIDER, MODEL, *OF_SERVER, ERROR)
 OF_DOMAIN = (DOMAIN, SOURCE, SCOPE)
-OF_REQUEST = (POLICY, TIER, TENANT, MODEL, *OF_SERVER)
+OF_REQUEST = (POLICY, TIER, TENANT, MODEL, EXPERIMENT, ARM, *OF_SERVER)
 
 # the registry's advice, docs/gen-ai/gen-ai-metrics.md of the semantic conventions
 SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
@@ -189,12 +196,29 @@ SHADOW_LEFT_OUT = Name(
 )
 SHADOW_BEHIND = Name("paceline.shadow.behind", Kind.GAUGE, "s", "How far shadows are behind the present")
 
+EXPERIMENT_EFFECT = Name(
+    "paceline.experiment.effect",
+    Kind.GAUGE,
+    "1",
+    "The treatment's joules over the control's, less 1, so far: the mean of pairs and its always-valid interval",
+    (EXPERIMENT, METRIC, BOUND, SOURCE),
+)
+EXPERIMENT_PAIRS = Name("paceline.experiment.pairs", Kind.GAUGE, "{pair}", "Pairs of blocks that are compared", (EXPERIMENT,))
+EXPERIMENT_GUARDRAIL = Name(
+    "paceline.experiment.guardrail",
+    Kind.GAUGE,
+    "{judgement}",
+    "1 for what a guardrail says so far",
+    (EXPERIMENT, GUARDRAIL, JUDGEMENT),
+)
+
 ALL = (
     *(HW_ENERGY, HW_POWER, METER_AGE, INTEGRATED_ENERGY),
     *(DURATION, FIRST_TOKEN, PER_TOKEN, TOKEN_USAGE),
     *(REQUEST_ENERGY, COUNTED_ENERGY, IDLE_ENERGY, UNATTRIBUTED_ENERGY, CONSERVATION_ERROR, MODELLED_ENERGY),
     *(QUEUE_WAIT, QUEUE_DEPTH, BODY_BYTES, GROUP_SIZE, RELEASES, RETRIES, REFUSALS, FAULTS, TICK),
     *(ENERGY_SAVED, SHADOW_SAVED, SHADOW_ENERGY, SHADOW_REQUESTS, SHADOW_LATE, SHADOW_WAIT),
+    *(EXPERIMENT_EFFECT, EXPERIMENT_PAIRS, EXPERIMENT_GUARDRAIL),
     *(SHADOW_FAULTS, SHADOW_LEFT_OUT, SHADOW_BEHIND),
     *(IN_FLIGHT, SERVER_CIRCUIT, SERVER_STATE, LEDGER_DROPPED, CONFIG_VERSION),
 )

@@ -77,6 +77,14 @@ class NvmlMeter:
             raise MeterUnavailable("; ".join(errors))
         return readings
 
+    def temperatures(self) -> dict[str, float]:
+        """Degrees Celsius of each device that tells, by UUID. It may block, and any thread may ask."""
+        found: dict[str, float] = {}
+        for gpu in list(self._gpus.values()):
+            with suppress(self._nvml.NVMLError):
+                found[gpu.uuid] = float(self._nvml.nvmlDeviceGetTemperature(gpu.handle, self._nvml.NVML_TEMPERATURE_GPU))
+        return found
+
     def close(self) -> None:
         with suppress(self._nvml.NVMLError):  # the driver may be gone
             self._nvml.nvmlShutdown()

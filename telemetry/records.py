@@ -111,6 +111,8 @@ COLUMNS = (
     Column("model", str, "that the client asked for"),
     Column("tier", str, "priority, interactive, flex or batch"),
     Column("policy", str, "that released it; empty: it never left"),
+    Column("experiment", str, "that ran when it came; absent: none"),
+    Column("arm", str, "of that: control, treatment, or burn_in, which is in no arm's sums"),
     Column("server", str, "that it left to; empty: it never left"),
     Column("streamed", bool, "whether the answer was a stream"),
     Column("outcome", str, "how its wait ended"),

@@ -185,7 +185,7 @@ class Requests:
         if energy.source is None:
             return
         model = self._models.label(entry.model)
-        key = (entry.policy, entry.tier, entry.tenant, model, entry.server, energy.source, energy.method, energy.scope)
+        key = (*_ours(entry), model, entry.server, energy.source, energy.method, energy.scope)
         found = self._energies.get(key)
         if found is None:
             found = self.tallies.distribution(names.REQUEST_ENERGY, of_request(entry, model) | of_energy(energy))
@@ -195,7 +195,7 @@ class Requests:
 
     def _of(self, entry: Entry) -> _Request:
         model, error = self._models.label(entry.model), error_type(entry)
-        key = (entry.operation, entry.dialect, model, entry.server, entry.policy, entry.tier, entry.tenant, error)
+        key = (entry.operation, entry.dialect, model, entry.server, *_ours(entry), error)
         found = self._requests.get(key)
         if found is None:
             found = self._make(of_gen_ai(entry, model), of_request(entry, model))
@@ -214,3 +214,7 @@ class Requests:
             of(names.QUEUE_WAIT, ours | {names.WAIT: "hold"}),
             of(names.QUEUE_WAIT, ours | {names.WAIT: "capacity"}),
         )
+
+
+def _ours(entry: Entry) -> tuple[str, str, str, str, str]:
+    return entry.policy, entry.tier, entry.tenant, entry.experiment, entry.arm

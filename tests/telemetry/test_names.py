@@ -70,8 +70,21 @@ def test_each_metric_is_whole(name: Name) -> None:
     assert name.description
     assert (name.kind is Kind.HISTOGRAM) == bool(name.buckets)
     assert list(name.buckets) == sorted(set(name.buckets))
-    counted = ("{token}", "{request}", "{sequence}", "{retry}", "{fault}", "{circuit}", "{generation}", "{state}")
-    assert name.unit in ("J", "W", "s", "By", *counted)
+    states = ("{circuit}", "{generation}", "{state}", "{judgement}")
+    assert name.unit in (
+        "J",
+        "W",
+        "s",
+        "By",
+        "1",
+        "{token}",
+        "{request}",
+        "{sequence}",
+        "{retry}",
+        "{fault}",
+        "{pair}",
+        *states,
+    )
     assert name.name.startswith(("gen_ai.", "hw.", "paceline."))
 
 

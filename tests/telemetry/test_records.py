@@ -20,7 +20,9 @@ UNKNOWN = Energy()
 
 
 def test_a_record_of_everything_lacks_nothing() -> None:
-    told = record(entry(energy=joules(10), host_energy=HOST, tenant="t", error="timeout"), FACTORS)
+    told = record(
+        entry(energy=joules(10), host_energy=HOST, tenant="t", error="timeout", experiment="try", arm="control"), FACTORS
+    )
     assert [name for name, value in told.items() if value is None] == []
     assert [type(value) for value in told.values()] == [column.kind for column in COLUMNS]
 

@@ -1,0 +1,312 @@
+"""The experiments of one proxy: those that run, each on its own devices, and those that are over; started, stopped, told.
+
+Two that share devices would each count the other's joules, so there is one at a time for each energy domain. A restart, even
+`kill -9`, loses the blocks that it touches and nothing else: the state is read again, and the next whole block counts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field, replace
+
+from policies.strategy import Strategy
+from proxy.config import Experiment as Asked
+from proxy.energy import Energy
+from proxy.experiment_devices import Devices
+from proxy.experiment_keeper import Keeper
+from proxy.experiment_plan import FINISHED, RUNNING, STOPPED, Plan, plan
+from proxy.experiment_run import Running
+from proxy.experiment_store import State, Store
+from proxy.fleet import Fleet, Pool
+from proxy.shared_store import SharedStore
+from telemetry.blocks import Block
+from telemetry.comparison import Comparison
+from telemetry.ledger import Entry, Ledger
+
+log = logging.getLogger("paceline.experiment")
+
+LOOK_EVERY_S = 0.1
+LEAD_S = 0.2  # a new one is on the disk before it begins
+RECENT = 2_000  # requests from which `auto` lengths are reckoned
+HOW_TO_STOP = "`paceline ab stop {name}`, or POST /experiments/{name}/stop on the admin port, ends it"
+
+
+class Conflict(Exception):
+    """It cannot be done now; the message says what stands against it."""
+
+
+@dataclass(slots=True)
+class Experiments:
+    """All of them.
+
+    Attributes:
+        wall: seconds since the epoch, the same for all replicas.
+        replica: this process's name in the store.
+        leads: whether this replica judges, and keeps the state.
+        expected: replicas that have something to tell of a block.
+        kept: the store outlives the process.
+        shared: what brings it to other replicas; None: there are none.
+        on_shadows: told that `shadows` are others now.
+        running: by name.
+        over: states of all others, by name.
+        compared: of those, what was looked at lately: how many parts of blocks there were, and what they say.
+    """
+
+    fleet: Fleet
+    ledger: Ledger
+    energy: Energy | None
+    store: Store
+    wall: Callable[[], float] = time.time
+    clock: Callable[[], float] = time.monotonic
+    replica: str = "proxy"
+    leads: Callable[[], bool] = lambda: True
+    expected: Callable[[Block], Collection[str]] = lambda block: ()
+    kept: bool = False
+    shared: SharedStore | None = None
+    on_shadows: Callable[[], None] = lambda: None
+    running: dict[str, Running] = field(default_factory=dict)
+    over: dict[str, State] = field(default_factory=dict)
+    compared: dict[str, tuple[int, Comparison]] = field(default_factory=dict)
+    _faults: dict[str, str] = field(default_factory=dict)  # of experiments, that end them
+    _late: list[Keeper] = field(default_factory=list)  # of those that are over, until the store has all of them
+    _changing: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    # --- beginning and end of the process -------------------------------------------------------------------------
+
+    async def load(self, asked: Asked | None = None) -> None:
+        """Go on with what runs, and begin what the configuration asks for, unless it ever began."""
+        if self.shared is not None:
+            await self.shared.sync()  # what others run, and what time it is; without Redis, what is known here
+        try:
+            states = await self.store.states()
+        except (OSError, ValueError) as error:
+            log.error("experiments cannot be read, so none goes on: %s", error)
+            return
+        for name, state in states.items():
+            try:
+                await self.adopt(name, state)
+            except OSError as error:
+                log.error("experiment %s cannot be read, and does not go on before the next start: %s", name, error)
+        if asked is not None and asked.name not in states:
+            try:
+                await self.start(asked)
+            except (Conflict, ValueError, OSError) as error:
+                log.error("experiment %s of the configuration does not begin: %s", asked.name, error)
+
+    async def adopt(self, name: str, state: State) -> None:
+        """A state that was read, or that another replica has changed."""
+        try:
+            read = Plan.of(state)
+            if read.state == RUNNING and name in self.running and self.running[name].plan.design != read.design:
+                self.running.pop(name).fall_back()  # two replicas began it at the same time: the first one's holds
+            if read.state == RUNNING and name not in self.running:
+                await self._resume(read)
+            elif read.state == FINISHED and name in self.running:
+                pass  # it will find so too, once its own blocks are told
+            elif read.state != RUNNING and name in self.running:
+                one = self.running[name]
+                await one.overruled(read)
+                self._set_aside(one)
+                self.over[name] = state
+            elif read.state != RUNNING:
+                self.over[name] = state
+        except (Conflict, ValueError) as error:
+            log.error("experiment %s does not go on: %s", name, error)
+            self.over[name] = {**state, "state": STOPPED, "why": f"it could not go on: {error}"}
+            if state.get("state") == RUNNING and self.shared is None:
+                await self.store.save(name, self.over[name])
+                await self.store.log(name, {"at_unix_s": self.wall(), "event": STOPPED, "why": str(error)})
+
+    async def _resume(self, read: Plan) -> None:
+        pool, devices = self._free(read.group)
+        lines, parts = await self.store.lines(read.name), await self.store.parts(read.name)
+        alone = self.shared is None
+        restarted = replace(read, restarts=read.restarts + 1) if alone else read
+        one = self._run(restarted, pool, devices)
+        one.keeper.lines = len(lines)
+        await one.keeper.note("restart_seen" if alone else "replica_joined")
+        told = [index for index, of in parts.items() if self.replica in of]
+        await one.lose(told, only_latest=not alone)
+        if alone:
+            await one.keeper.state(one.plan)
+
+    def _run(self, begun: Plan, pool: Pool, devices: Devices) -> Running:
+        keeper = Keeper(begun.name, self.store, self.replica, self.wall)
+        one = Running(begun, pool, devices, keeper, self.wall, self.clock, self.leads, self.expected)
+        there = [entry for entry in self.ledger.open_entries() if not entry.server or entry.server in pool.servers]
+        one.begin(there)
+        self.running[begun.name] = one
+        self.on_shadows()
+        return one
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        await asyncio.gather(self._looks(), *([self.shared.run()] if self.shared is not None else []))
+
+    async def _looks(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            for one in list(self.running.values()):
+                await self._look(one)
+            for keeper in self._late:
+                await keeper.flush()
+            self._late = [keeper for keeper in self._late if keeper.behind]
+
+    async def _look(self, one: Running) -> None:
+        name = one.plan.name
+        try:
+            if name in self._faults:
+                await one.stop(STOPPED, f"a fault of ours: {self._faults.pop(name)}; control is in force")
+            await one.tick()
+        except Exception as error:
+            log.exception("experiment %s: a fault of ours ends it", name)
+            one.pool.scheduler.use(one.plan.control)
+            one.plan = one.plan.ended(STOPPED, f"a fault of ours: {type(error).__name__}: {error}", self.wall())
+            await one.keeper.note(STOPPED, why=one.plan.why)
+            await one.keeper.state(one.plan)
+        if one.plan.state != RUNNING and self.running.get(name) is one:
+            self._set_aside(one)
+
+    def _set_aside(self, one: Running) -> None:
+        self.running.pop(one.plan.name, None)
+        self._late.append(one.keeper)
+        self.over[one.plan.name] = one.plan.as_json()
+        self.on_shadows()
+
+    async def close(self) -> None:
+        """The proxy ends; what runs goes on with the next one."""
+        for one in self.running.values():
+            await one.cut()
+        for keeper in self._late:
+            await keeper.flush()
+        if self.shared is not None:
+            await self.shared.close()
+
+    # --- what operators do ------------------------------------------------------------------------------------------
+
+    async def start(self, asked: Asked) -> Plan:
+        """Begin an experiment.
+
+        Raises:
+            Conflict: its name was used, another runs on its devices, or nobody meters them.
+            ValueError: it does not fit.
+        """
+        async with self._changing:
+            if asked.name in self.running or asked.name in self.over:
+                raise Conflict(f"there is an experiment {asked.name!r} already: each has its own name, for ever")
+            group = asked.group or self._only_group()
+            pool, devices = self._free(group)
+            lead_s = max(self.shared.lead_s if self.shared is not None else 0.0, LEAD_S)
+            asked = asked.model_copy(update={"begins_in_s": max(asked.begins_in_s, lead_s)})
+            room = pool.scheduler.room
+            traffic = room.view(self.clock(), self.wall()).traffic
+            made = plan(asked, group, self.wall(), self.ledger.latest(RECENT), traffic)
+            made = replace(made, notes=(*made.notes, *self._notes(made, devices)))
+            await self.store.save(made.name, made.as_json())
+            one = self._run(made, pool, devices)
+            await one.keeper.note(
+                "started", **{key: value for key, value in made.as_json().items() if key not in ("why", "state")}
+            )
+            await one.lose([])  # the first, if the disk was slow
+            return made
+
+    def _only_group(self) -> str:
+        if len(self.fleet.pools) > 1:
+            raise ValueError(f"group: which of {', '.join(self.fleet.pools)}?")
+        return self.fleet.default.name
+
+    def _free(self, group: str) -> tuple[Pool, Devices]:
+        """The group and its devices, if nobody experiments on them, and they are metered."""
+        pool = self.fleet.pools.get(group)
+        if pool is None:
+            raise ValueError(f"no group {group!r}; there are {', '.join(self.fleet.pools)}")
+        if self.energy is None or (devices := Devices(self.energy, pool)).unmetered:
+            whose = ", ".join(sorted(devices.unmetered if self.energy is not None else pool.servers))
+            raise Conflict(f"no meter tells the devices' joules of {whose}, and they are what is compared")
+        for other in self.running.values():
+            shared = {domain.name for domain in devices.domains} & {domain.name for domain in other.devices.domains}
+            if other.pool is pool or shared:
+                what = f"group {group}" if other.pool is pool else f"the devices of {', '.join(sorted(shared))}"
+                raise Conflict(f"experiment {other.plan.name} runs on {what}. {HOW_TO_STOP.format(name=other.plan.name)}")
+        return pool, devices
+
+    def _notes(self, made: Plan, devices: Devices) -> list[str]:
+        """What whoever reads the result should know."""
+        notes = []
+        if made.same_arms:
+            notes.append("A/A: both arms are the same, so whatever is found is error")
+        if strangers := ", ".join(sorted(devices.strangers)):
+            notes.append(f"{strangers} of other groups share its devices: their joules are in its blocks, as noise")
+        slowest_s = max((domain.monitor.meter.rhythm.poll_s for domain in devices.domains), default=0.0)
+        if slowest_s > made.design.block_s / 20:
+            notes.append(f"its meter is read every {slowest_s:g} s, which is coarse for blocks of {made.design.block_s:g} s")
+        if not self.kept:
+            notes.append("experiments.path is not set: it ends with the process")
+        return notes
+
+    async def stop(self, name: str, why: str = "by the operator") -> Plan:
+        """End an experiment: control is in force when this returns.
+
+        Raises:
+            KeyError: there is none of that name that runs.
+        """
+        one = self.running[name]
+        await one.stop(STOPPED, f"stopped {why}; control is in force")
+        if self.running.get(name) is one:
+            self._set_aside(one)
+        return one.plan
+
+    def refusal(self, groups: Iterable[str]) -> str | None:
+        """Why the strategy of these groups cannot be changed; None: it can."""
+        for one in self.running.values():
+            if one.plan.group in groups:
+                return (
+                    f"experiment {one.plan.name} decides which strategy is in force in group {one.plan.group}. "
+                    + HOW_TO_STOP.format(name=one.plan.name)
+                )
+        return None
+
+    def policy_name(self, pool: Pool) -> str:
+        """The policy that lets requests out of a group now: of an experiment, that of the arm that rules."""
+        for one in self.running.values():
+            if one.pool is pool and one.plan.state == RUNNING:
+                return one.ruling_policy()
+        return pool.scheduler.strategy.policy_name
+
+    # --- what happens to requests: microseconds, and nothing that they could notice -----------------------------------
+
+    def arrived(self, pool: Pool, entry: Entry) -> None:
+        for one in self.running.values():
+            if one.pool is pool:
+                self._safely(one, lambda one: one.arrived(entry))
+
+    def released(self, entry: Entry) -> None:
+        """A request leaves to a server: let out by the policy of the arm that rules."""
+        for one in self.running.values():
+            if entry.server in one.pool.servers:
+                self._safely(one, lambda one: setattr(entry, "policy", one.ruling_policy()))
+
+    def final(self, entry: Entry) -> None:
+        """No more will be known of a request."""
+        for one in self.running.values():
+            self._safely(one, lambda one: one.counting.final(entry))
+
+    def settled(self) -> None:
+        """Meters have told more, and it was given to requests."""
+        for one in self.running.values():
+            self._safely(one, lambda one: one.settled())
+
+    def _safely(self, one: Running, do: Callable[[Running], None]) -> None:
+        try:
+            do(one)
+        except Exception as error:
+            if one.plan.name not in self._faults:
+                log.exception("experiment %s: a fault of ours ends it; requests are not touched by that", one.plan.name)
+            self._faults[one.plan.name] = f"{type(error).__name__}: {error}"
+
+    def shadows(self) -> dict[str, Strategy]:
+        """The arms of those that run, where they shall run as shadows too."""
+        return {name: arm for one in self.running.values() for name, arm in one.plan.shadows().items()}

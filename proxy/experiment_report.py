@@ -1,0 +1,72 @@
+"""What is told of experiments: all of them at a glance, one of them whole, and those that run as metrics."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from proxy.experiment import Experiments
+from proxy.experiment_plan import Plan
+from proxy.experiment_run import Running, compared, merged
+from telemetry.gauges import ExperimentGauge
+
+GLANCE = ("name", "state", "why", "group", "design", "arms", "same_arms", "metric", "created_unix_s", "ended_unix_s")
+
+
+def overview(experiments: Experiments) -> list[dict[str, Any]]:
+    """All, the latest first, without their blocks."""
+    running = (one.plan.as_json() for one in experiments.running.values())
+    states: Sequence[Mapping[str, Any]] = [*running, *experiments.over.values()]
+    told = [{key: state.get(key) for key in GLANCE} for state in states]
+    return sorted(told, key=lambda state: -(state["created_unix_s"] or 0.0))
+
+
+async def show(experiments: Experiments, name: str) -> dict[str, Any]:
+    """One experiment, whole.
+
+    Raises:
+        KeyError: there is none.
+        OSError: the store cannot be had.
+    """
+    if (one := experiments.running.get(name)) is not None:
+        found = one.comparison
+        told = {**one.plan.as_json(), "now": one.now(), "blocks": [block.as_json() for block in one.blocks]}
+        return {**told, "comparison": found.as_json() if found is not None else None, "log_lines": one.keeper.lines}
+    return await _show_over(experiments, name)
+
+
+async def _show_over(experiments: Experiments, name: str) -> dict[str, Any]:
+    """One that has ended: other replicas may have told more since."""
+    state = experiments.over[name]
+    parts = await experiments.store.parts(name)
+    blocks, known = merged(parts, experiments.expected), sum(map(len, parts.values()))
+    if blocks and experiments.compared.get(name, (0, None))[0] != known:
+        experiments.compared[name] = known, await asyncio.to_thread(compared, Plan.of(state), blocks)
+    found = experiments.compared[name][1] if name in experiments.compared else None
+    return {
+        **state,
+        "now": None,
+        "blocks": [block.as_json() for block in blocks],
+        "comparison": found.as_json() if found is not None else None,
+        "log_lines": len(await experiments.store.lines(name)),
+    }
+
+
+def gauges(experiments: Experiments) -> list[ExperimentGauge]:
+    """Those that run."""
+    return [_gauge(one) for one in experiments.running.values()]
+
+
+def _gauge(one: Running) -> ExperimentGauge:
+    found, effect = one.comparison, one.comparison.effect if one.comparison is not None else None
+    return ExperimentGauge(
+        name=one.plan.name,
+        metric=one.plan.metric,
+        pairs=found.pairs if found is not None else 0,
+        effect=effect.middle if effect is not None else None,
+        low=effect.low if effect is not None else None,
+        high=effect.high if effect is not None else None,
+        guardrails={verdict.name: verdict.judgement for verdict in found.guardrails} if found is not None else {},
+        sources=found.sources if found is not None else (),
+    )
