@@ -20,9 +20,10 @@ lint: .venv/ready-test
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# a thousand experiments of each kind whose truth is known (`make test` has sixty): minutes
+# a thousand experiments of each kind whose truth is known (`make test` has sixty), and what is left out there: minutes
 test-long: .venv/ready-test
 	PACELINE_EXPERIMENTS=1000 $(BIN)/pytest tests/bench/test_truth.py $(ARGS)
+	$(BIN)/pytest -m long $(ARGS)
 
 # real vLLM and transformers serve on the CPU: 5 GB and some minutes the first time (llama.cpp's server runs in `make test`)
 test-engines: .venv/ready-test

@@ -442,7 +442,7 @@ async def test_nobody_there(tmp_path: Path) -> None:
     assert "holds none" in empty.output
 
 
-@pytest.mark.slow  # two slices, a second each, and two more
+@pytest.mark.long  # two slices, a second each, and two more
 async def test_a_study_goes_on_where_it_ended(tmp_path: Path) -> None:
     out = tmp_path / "study"
     same = ("--meter", "simulated", "--block-s", "1", "--burn-in-s", "0.2", "--slice-pairs", "1", "--warm-s", "0.5")

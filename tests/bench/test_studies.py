@@ -369,7 +369,7 @@ async def test_a_grid_in_slices(tmp_path: Path) -> None:
     assert "source simulated" in told or "no pair" in told  # a busy machine may void every run
 
 
-@pytest.mark.slow  # two proxied engines and two runs
+@pytest.mark.long  # two proxied engines and two runs
 async def test_packing_in_small(tmp_path: Path) -> None:
     out, profile = tmp_path / "packing", quick(tmp_path)
     options = ("--dialect", "openai", "--profile", profile)
@@ -413,7 +413,7 @@ class SleepyServer(SimulatedServer):
         return await exchange.answer_json(200, {})
 
 
-@pytest.mark.slow  # two sleeps, each with its pauses
+@pytest.mark.long  # two sleeps, each with its pauses
 async def test_what_sleep_costs_is_what_the_model_says(tmp_path: Path) -> None:
     out = tmp_path / "sleep.json"
     async with SleepyServer("openai", SLEEPY) as server:

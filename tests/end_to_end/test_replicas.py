@@ -42,6 +42,7 @@ async def known(admin: httpx.AsyncClient, name: str) -> dict[str, Any]:
     return dict(answer.json())
 
 
+@pytest.mark.long
 async def test_two_proxies_rule_by_the_same_arms_and_are_counted_together(tmp_path: Path) -> None:
     redis = Server(tmp_path)
     redis.start()
@@ -112,6 +113,7 @@ async def test_redis_is_killed_and_the_experiment_goes_on_and_is_whole_in_the_en
     assert whole == list(range(6))
 
 
+@pytest.mark.long
 async def test_a_replica_is_killed_and_the_other_ends_what_the_first_began(tmp_path: Path) -> None:
     redis = Server(tmp_path)
     redis.start()
@@ -135,6 +137,7 @@ async def test_a_replica_is_killed_and_the_other_ends_what_the_first_began(tmp_p
     assert told["blocks"][-1]["complete"]
 
 
+@pytest.mark.long
 async def test_two_that_begin_the_same_by_configuration_begin_it_once(tmp_path: Path) -> None:
     redis = Server(tmp_path)
     redis.start()
