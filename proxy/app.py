@@ -82,6 +82,7 @@ class App:
         """Whoever waits leaves now, or is refused; the admin port says not ready."""
         self.forward.draining = True
         self.forward.generation.delivery.close()
+        self.experiments.drain()
         for pool in self.fleet.pools.values():
             pool.scheduler.drain()
             if self.config.drain.waiting == "refuse":

@@ -445,11 +445,13 @@ class Experiment(Section):
     treatment: Arm = Field(
         description="`policy` and `placement`, each a table: what is tried; the same as control is an A/A test"
     )
-    block_s: Some | Literal["auto"] = Field(
+    block_s: Annotated[float, Field(ge=0.1)] | Literal["auto"] = Field(
         "auto", description="seconds of a block; auto: from how long requests lasted lately"
     )
     burn_in_s: Seconds | Literal["auto"] = Field("auto", description="seconds at the beginning of each that are not analysed")
-    pairs: Count = Field(12, description="pairs of blocks: one of each arm, in an order that is drawn")
+    pairs: Annotated[int, Field(ge=1, le=10_000)] = Field(
+        12, description="pairs of blocks: one of each arm, in an order that is drawn"
+    )
     pairs_per_stratum: Count = Field(4, description="within so many pairs in a row both orders come equally often")
     seed: int | None = Field(None, description="decides every order; not set: drawn, and told")
     metric: Literal["j_per_token", "j_per_request"] = Field("j_per_token", description="what is compared")

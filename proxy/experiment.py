@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from policies.strategy import Strategy
@@ -17,7 +18,7 @@ from proxy.config import Experiment as Asked
 from proxy.energy import Energy
 from proxy.experiment_devices import Devices
 from proxy.experiment_keeper import Keeper
-from proxy.experiment_plan import FINISHED, RUNNING, STOPPED, Plan, plan
+from proxy.experiment_plan import FINISHED, RUNNING, STOPPED, TRIPPED, Plan, plan
 from proxy.experiment_run import Running
 from proxy.experiment_store import State, Store
 from proxy.fleet import Fleet, Pool
@@ -97,7 +98,11 @@ class Experiments:
                 log.error("experiment %s of the configuration does not begin: %s", asked.name, error)
 
     async def adopt(self, name: str, state: State) -> None:
-        """A state that was read, or that another replica has changed."""
+        """A state that was read, or that another replica has changed; not while another one is begun here."""
+        async with self._changing:
+            await self._adopt(name, state)
+
+    async def _adopt(self, name: str, state: State) -> None:
         try:
             read = Plan.of(state)
             if read.state == RUNNING and name in self.running and self.running[name].plan.design != read.design:
@@ -114,6 +119,9 @@ class Experiments:
             elif read.state != RUNNING:
                 self.over[name] = state
         except (Conflict, ValueError) as error:
+            if state.get("state") in (FINISHED, STOPPED, TRIPPED):  # it need not go on
+                self.over[name] = state
+                return
             log.error("experiment %s does not go on: %s", name, error)
             self.over[name] = {**state, "state": STOPPED, "why": f"it could not go on: {error}"}
             if state.get("state") == RUNNING and self.shared is None:
@@ -152,7 +160,7 @@ class Experiments:
             for one in list(self.running.values()):
                 await self._look(one)
             for keeper in self._late:
-                await keeper.flush()
+                await self._flush(keeper)
             self._late = [keeper for keeper in self._late if keeper.behind]
 
     async def _look(self, one: Running) -> None:
@@ -163,18 +171,31 @@ class Experiments:
             await one.tick()
         except Exception as error:
             log.exception("experiment %s: a fault of ours ends it", name)
-            one.pool.scheduler.use(one.plan.control)
+            one.put_control()
             one.plan = one.plan.ended(STOPPED, f"a fault of ours: {type(error).__name__}: {error}", self.wall())
-            await one.keeper.note(STOPPED, why=one.plan.why)
-            await one.keeper.state(one.plan)
+            with suppress(Exception):  # what cannot be kept must not keep the others from being looked at
+                await one.keeper.note(STOPPED, why=one.plan.why)
+                await one.keeper.state(one.plan)
         if one.plan.state != RUNNING and self.running.get(name) is one:
             self._set_aside(one)
+
+    async def _flush(self, keeper: Keeper) -> None:
+        try:
+            await keeper.flush()
+        except Exception:
+            log.exception("experiment %s: what it came to cannot be kept", keeper.name)
+            keeper.give_up()
 
     def _set_aside(self, one: Running) -> None:
         self.running.pop(one.plan.name, None)
         self._late.append(one.keeper)
         self.over[one.plan.name] = one.plan.as_json()
         self.on_shadows()
+
+    def drain(self) -> None:
+        """Everybody who waits leaves now, whatever an arm would have done with them."""
+        for one in self.running.values():
+            one.closing = True
 
     async def close(self) -> None:
         """The proxy ends; what runs goes on with the next one."""
@@ -272,7 +293,7 @@ class Experiments:
     def policy_name(self, pool: Pool) -> str:
         """The policy that lets requests out of a group now: of an experiment, that of the arm that rules."""
         for one in self.running.values():
-            if one.pool is pool and one.plan.state == RUNNING:
+            if one.pool is pool and one.in_force:
                 return one.ruling_policy()
         return pool.scheduler.strategy.policy_name
 
@@ -280,13 +301,13 @@ class Experiments:
 
     def arrived(self, pool: Pool, entry: Entry) -> None:
         for one in self.running.values():
-            if one.pool is pool:
+            if one.pool is pool and one.in_force:
                 self._safely(one, lambda one: one.arrived(entry))
 
     def released(self, entry: Entry) -> None:
         """A request leaves to a server: let out by the policy of the arm that rules."""
         for one in self.running.values():
-            if entry.server in one.pool.servers:
+            if entry.server in one.pool.servers and one.in_force:
                 self._safely(one, lambda one: setattr(entry, "policy", one.ruling_policy()))
 
     def final(self, entry: Entry) -> None:

@@ -39,6 +39,7 @@ class Counted:
     wait_s: list[float] = field(default_factory=list)
     temperature_c: float | None = None
     faults: list[str] = field(default_factory=list)  # why it is not complete
+    unmetered: list[str] = field(default_factory=list)  # why its joules are not known; all else is, and guardrails look at it
 
 
 @dataclass(slots=True)
@@ -174,7 +175,7 @@ def block_of(index: int, design: Design, counted: Counted) -> Block:
         arm=design.arm_of(index),
         start_unix_s=starts,
         end_unix_s=ends,
-        energy_j=_joules(counted.energy_uj),
+        energy_j=None if counted.unmetered else _joules(counted.energy_uj),
         burn_in_j=_joules(counted.burn_in_uj),
         boundary_j=counted.boundary_uj / 1e6,
         carried_j=counted.carried_uj / 1e6,
@@ -240,7 +241,7 @@ class Joules:
     It adds up often and a little at a time, since accounts remember an hour only and blocks may be longer.
 
     Attributes:
-        gap_s: joules that are settled for so long at once cannot be told apart: the blocks that they touch are not complete.
+        gap_s: joules that are settled for so long at once cannot be told apart: those of blocks that they touch are unknown.
         between: microjoules and source between two monotonic instants; None while they are not settled.
         at: told of each border up to which all is settled.
     """
@@ -280,9 +281,9 @@ class Joules:
             self._pass(self._next)
 
     def _silent(self, index: int, seconds: float) -> None:
-        faults, fault = self.counting.of(index).faults, f"the meter told nothing for {seconds:.1f} s"
-        if not any(known.startswith("the meter told nothing") for known in faults):
-            faults.append(fault)
+        unmetered, why = self.counting.of(index).unmetered, f"the meter told nothing for {seconds:.1f} s"
+        if not any(known.startswith("the meter told nothing") for known in unmetered):
+            unmetered.append(why)
 
     def _pass(self, border: Border) -> None:
         counted = self.counting.of(border.index)

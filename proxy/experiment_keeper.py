@@ -82,6 +82,12 @@ class Keeper:
                 log.warning("experiment %s: is kept again", self.name)
             self._failed = False
 
+    def give_up(self) -> None:
+        """What waits cannot be written, ever."""
+        self._lines.clear()
+        self._parts.clear()
+        self._state = None
+
     async def _flush(self) -> None:
         while self._lines:
             await self.store.log(self.name, self._lines[0])

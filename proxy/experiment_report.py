@@ -9,9 +9,11 @@ from typing import Any
 from proxy.experiment import Experiments
 from proxy.experiment_plan import Plan
 from proxy.experiment_run import Running, compared, merged
+from proxy.experiment_store import State
 from telemetry.gauges import ExperimentGauge
 
 GLANCE = ("name", "state", "why", "group", "design", "arms", "same_arms", "metric", "created_unix_s", "ended_unix_s")
+ANY_ARM = {"policy": {"name": "passthrough", "params": {}}, "placement": {"name": "spread", "params": {}}}
 
 
 def overview(experiments: Experiments) -> list[dict[str, Any]]:
@@ -39,10 +41,12 @@ async def show(experiments: Experiments, name: str) -> dict[str, Any]:
 async def _show_over(experiments: Experiments, name: str) -> dict[str, Any]:
     """One that has ended: other replicas may have told more since."""
     state = experiments.over[name]
-    parts = await experiments.store.parts(name)
-    blocks, known = merged(parts, experiments.expected), sum(map(len, parts.values()))
-    if blocks and experiments.compared.get(name, (0, None))[0] != known:
-        experiments.compared[name] = known, await asyncio.to_thread(compared, Plan.of(state), blocks)
+    plan = _judged(state)
+    parts = await experiments.store.parts(name) if plan is not None else {}
+    blocks = merged(parts, experiments.expected, plan.design) if plan is not None else []
+    known = sum(map(len, parts.values()))
+    if plan is not None and blocks and experiments.compared.get(name, (0, None))[0] != known:
+        experiments.compared[name] = known, await asyncio.to_thread(compared, plan, blocks)
     found = experiments.compared[name][1] if name in experiments.compared else None
     return {
         **state,
@@ -51,6 +55,14 @@ async def _show_over(experiments: Experiments, name: str) -> dict[str, Any]:
         "comparison": found.as_json() if found is not None else None,
         "log_lines": len(await experiments.store.lines(name)),
     }
+
+
+def _judged(state: State) -> Plan | None:
+    """The plan as far as figures hang on it: they are there, also if its policies are not any more. None: it is no state."""
+    try:
+        return Plan.of({**state, "arms": [ANY_ARM, ANY_ARM]})
+    except ValueError:
+        return None
 
 
 def gauges(experiments: Experiments) -> list[ExperimentGauge]:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from policies.switchback import ruling
@@ -18,6 +18,7 @@ from proxy.fleet import Pool
 from proxy.replicas import merge
 from telemetry.blocks import Block
 from telemetry.comparison import Comparison, compare
+from telemetry.design import Design
 from telemetry.ledger import Entry
 
 log = logging.getLogger("paceline.experiment")
@@ -29,6 +30,7 @@ LOOK_S = 5.0  # other replicas tell when they can
 LEAST_GAP_S = 1.0
 CLOCK_S = 0.5  # a wall clock that is set by more than this within a block spoils it
 DRAWS = 10_000
+SAME_S = 1e-3  # instants of one design, told by different replicas
 
 
 @dataclass(slots=True)
@@ -41,6 +43,8 @@ class Running:
         expected: replicas that have something to tell of a block; without one of them it is not complete.
         blocks: all that have been told, merged over replicas.
         comparison: of them; None: none has been compared yet.
+        in_force: its arms rule; while its end is being kept, which may take a while, they do not any more.
+        closing: the proxy lets everybody go, so no arm rules any more: blocks that end from now on are not complete.
     """
 
     plan: Plan
@@ -53,6 +57,8 @@ class Running:
     expected: Callable[[Block], Collection[str]] = lambda block: ()
     blocks: list[Block] = field(default_factory=list)
     comparison: Comparison | None = None
+    in_force: bool = False
+    closing: bool = False
     counting: Counting = field(init=False)
     joules: Joules = field(init=False)
     _first: int = 0  # the block with which this process began
@@ -87,11 +93,17 @@ class Running:
         self._begun = self._first - 1
         self.pool.scheduler.wall = self.wall  # which all replicas have in common
         self.pool.scheduler.use(self.plan.strategy())
+        self.in_force = True
 
     def fall_back(self) -> None:
-        """Control is in force, at once."""
-        self.pool.scheduler.use(self.plan.control)
+        """Control is in force, at once, and nothing is counted any more."""
+        self.put_control()
         self.counting.forget()
+
+    def put_control(self) -> None:
+        """Control is in force, at once."""
+        self.in_force = False
+        self.pool.scheduler.use(self.plan.control)
 
     # --- what happens to requests -------------------------------------------------------------------------------
 
@@ -121,14 +133,14 @@ class Running:
 
     async def stop(self, state: str, why: str) -> None:
         """End it: control is in force at once, and the rest is written down."""
-        self.pool.scheduler.use(self.plan.control)
+        self.put_control()
         async with self._ticking:
             if self.plan.state == RUNNING:
                 await self._over(state, why)
 
     async def overruled(self, plan: Plan) -> None:
         """Another replica has ended it."""
-        self.pool.scheduler.use(self.plan.control)
+        self.put_control()
         async with self._ticking:
             self.fall_back()
             self._waiting.clear()
@@ -178,6 +190,8 @@ class Running:
         faults = self.counting.of(index).faults
         if abs(self.wall() - self.clock() - self._offset_s) > CLOCK_S:
             faults.append("the wall clock was set")
+        if self.closing:
+            faults.append("the proxy was closing, and no arm held anybody")
         if frozenset(self.pool.servers) != self._servers:
             faults.append("the group had other servers at its end than at its begin")
         self._waiting.append(index)
@@ -196,12 +210,13 @@ class Running:
         if left > MOST_UNKNOWN * counted.requests:
             counted.faults.append(f"{left} of its {counted.requests} requests were still running long after its end")
         if counted.energy_uj is None:
-            counted.faults.append("its joules are not known")
+            counted.unmetered.append("its joules are not known")
         block = block_of(index, self.plan.design, counted)
         self._waiting.remove(index)
         self.counting.told(index)
         await self.keeper.part(block)
-        await self.keeper.note("block_ended", why="; ".join(counted.faults) or None, running=left, block=block.as_json())
+        why = "; ".join(counted.faults + counted.unmetered) or None
+        await self.keeper.note("block_ended", why=why, running=left, block=block.as_json())
 
     async def lose(self, told: Sequence[int], *, only_latest: bool = False) -> None:
         """Blocks that were due while the proxy was away, and that it has not told: they are incomplete, and said to be.
@@ -235,7 +250,7 @@ class Running:
             return
         known = sum(map(len, parts.values()))
         if known != self._compared:
-            self._compared, self.blocks = known, merged(parts, self.expected)
+            self._compared, self.blocks = known, merged(parts, self.expected, self.plan.design)
             self.comparison = await asyncio.to_thread(compared, self.plan, self.blocks)
         if self.comparison is not None and self.comparison.tripped and self.leads():
             await self._trip(self.comparison)
@@ -266,9 +281,23 @@ class Running:
         return {"block": block, "arm": ARMS[rules.arm], "ends_unix_s": ends}
 
 
-def merged(parts: Mapping[int, Mapping[str, Block]], expected: Callable[[Block], Collection[str]]) -> list[Block]:
-    """Blocks as all replicas saw them, in order."""
-    return [merge(parts[index], expected(next(iter(parts[index].values())))).block for index in sorted(parts)]
+def merged(
+    parts: Mapping[int, Mapping[str, Block]], expected: Callable[[Block], Collection[str]], design: Design
+) -> list[Block]:
+    """Blocks as all replicas saw them, in order.
+
+    Two replicas may have begun it under one name before they knew of each other: what the one counted that gave way is in
+    blocks of another design, and those are not whole.
+    """
+    told = [index for index in sorted(parts) if 0 <= index < design.blocks]
+    blocks = [merge(parts[index], expected(next(iter(parts[index].values())))).block for index in told]
+    return [one if _is_of(one, design) else replace(one, arm=design.arm_of(one.index), complete=False) for one in blocks]
+
+
+def _is_of(block: Block, design: Design) -> bool:
+    starts, ends = design.start_unix_s(block.index), design.start_unix_s(block.index + 1)
+    off_s = max(abs(block.start_unix_s - starts), abs(block.end_unix_s - ends))
+    return block.arm == design.arm_of(block.index) and off_s < SAME_S
 
 
 def compared(plan: Plan, blocks: Sequence[Block]) -> Comparison:

@@ -175,10 +175,11 @@ def _object(file: Path) -> State:
 
 
 def _replace(file: Path, state: State) -> None:
+    text = json.dumps(state, allow_nan=False)  # what cannot be written leaves nothing behind
     _directory(file.parent)
     new = file.with_suffix(".new")
     with new.open("w") as out:
-        json.dump(state, out, allow_nan=False)
+        out.write(text)
         out.flush()
         os.fsync(out.fileno())
     new.replace(file)

@@ -22,7 +22,7 @@ from telemetry.covariates import Covariate, adjusted, balance
 from telemetry.design import Design
 from telemetry.detection import detectable, factor
 from telemetry.guardrails import Guardrails, Verdict, judge
-from telemetry.pairs import METRICS, Lost, Pair, paired
+from telemetry.pairs import METRICS, Lost, Pair, guarded, paired
 from telemetry.randomisation import Chance, chance
 from telemetry.sequential import always_valid
 from telemetry.student import Interval, deviation, mean_interval
@@ -149,7 +149,7 @@ def compare(
         detectable=None if sd is None or design.pairs < 2 else detectable(sd, design.pairs, alpha),
         lag_1=lag_1,
         effective_pairs=None if lag_1 is None else len(values) * min((1 - lag_1) / (1 + lag_1), 1.0),
-        guardrails=(guards := tuple(judge(pairs, guardrails, design.pairs, alpha))),
+        guardrails=(guards := tuple(judge(guarded(blocks, design), guardrails, design.pairs, alpha))),
         tripped=tuple(one.name for one in guards if one.judgement == "tripped"),
         covariates=tuple(balance(pairs)),
         checks=(),

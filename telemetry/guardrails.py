@@ -17,7 +17,7 @@ from telemetry.pairs import Pair
 from telemetry.sequential import always_valid
 from telemetry.student import Interval
 
-ENOUGH_REQUESTS = 20  # in each block of a pair, for a hard bound to be asked
+ENOUGH_REQUESTS = 20  # in each block of a pair, for a hard bound of a ratio or a share to be asked
 Judgement = Literal["holds", "open", "tripped", "unknown"]
 
 
@@ -54,7 +54,8 @@ class Guardrails:
                 raise ValueError(f"guardrail {name} is a share between 0 and 1, or none; not {value}")
         if self.wait_p99_s is not None and not (isfinite(self.wait_p99_s) and self.wait_p99_s > 0):
             raise ValueError(f"guardrail wait_p99_s is seconds above 0, or none; not {self.wait_p99_s}")
-        if not (self.hard_ratio > 1 and 0 < self.hard_share <= 1 and self.hard_wait >= 1):
+        finite = isfinite(self.hard_ratio) and isfinite(self.hard_wait)
+        if not (finite and self.hard_ratio > 1 and 0 < self.hard_share <= 1 and self.hard_wait >= 1):
             raise ValueError("guardrails: hard_ratio is above 1, hard_share between 0 and 1, and hard_wait at least 1")
 
     def as_json(self) -> dict[str, float | None]:
@@ -115,6 +116,7 @@ def judge(pairs: Sequence[Pair], guardrails: Guardrails, planned: int, alpha: fl
         margin = guardrails.wait_p99_s
         waits = _known(pairs, lambda pair: pair.difference(lambda block: block.wait_p99_s))
         found = always_valid(waits, planned, alpha)
+        # a wait is the proxy's own doing, however few have it: no chance of the engine's
         result.append(_verdict("wait_p99_s", "seconds", margin, found, waits, margin * guardrails.hard_wait))
     shares = {name: margin for name in ("errors", "late") if (margin := getattr(guardrails, name)) is not None}
     return result + [_share(name, margin, pairs, guardrails, planned, alpha) for name, margin in shares.items()]
@@ -136,7 +138,7 @@ def _ratio(
     logs = _known(pairs, lambda pair: pair.log_ratio(of))
     found = exponential(always_valid(logs, planned, alpha))
     last = [exp(value) for value in logs]
-    return _verdict(name, "ratio", margin, found, last, guardrails.hard_ratio)
+    return _verdict(name, "ratio", margin, found, last, guardrails.hard_ratio if _enough(pairs) else None)
 
 
 def _share(name: str, margin: float, pairs: Sequence[Pair], guardrails: Guardrails, planned: int, alpha: float) -> Verdict:
@@ -147,8 +149,12 @@ def _share(name: str, margin: float, pairs: Sequence[Pair], guardrails: Guardrai
     events = 1 + sum(getattr(block, name) for block in blocks)
     least_sd = 2 * sqrt(events * len(told)) / max(sum(block.requests for block in blocks), 1)
     found = always_valid(differences, planned, alpha, least_sd=least_sd)
-    enough = bool(told) and min(block.requests for block in told[-1].blocks) >= ENOUGH_REQUESTS
-    return _verdict(name, "share", margin, found, differences, guardrails.hard_share if enough else None)
+    return _verdict(name, "share", margin, found, differences, guardrails.hard_share if _enough(told) else None)
+
+
+def _enough(pairs: Sequence[Pair]) -> bool:
+    """Whether the last pair alone may be believed: the 95th percentile of a handful is the slowest of them, by chance."""
+    return bool(pairs) and min(block.requests for block in pairs[-1].blocks) >= ENOUGH_REQUESTS
 
 
 def exponential(logs: Interval | None) -> Interval | None:

@@ -78,6 +78,24 @@ def paired(blocks: Sequence[Block], design: Design, metric: str) -> tuple[list[P
     return pairs, lost
 
 
+def guarded(blocks: Sequence[Block], design: Design) -> list[Pair]:
+    """The pairs that guardrails look at: both blocks are whole, whether or not joules are known and any answer is there.
+
+    A treatment under which nothing is answered leaves nothing to divide by, and must be stopped for just that.
+
+    Raises:
+        ValueError: as `paired`.
+    """
+    whole = {index: block for index, block in _by_index(blocks, design).items() if block.complete}
+    pairs = []
+    for number in sorted({index // 2 for index in whole}):
+        two = [whole[index] for index in (2 * number, 2 * number + 1) if index in whole]
+        if len(two) == 2:
+            control, treatment = sorted(two, key=lambda block: block.arm)
+            pairs.append(Pair(number, control, treatment))
+    return pairs
+
+
 def _by_index(blocks: Sequence[Block], design: Design) -> dict[int, Block]:
     by_index: dict[int, Block] = {}
     for block in blocks:

@@ -43,7 +43,7 @@ def command() -> None:
 @click.option("--burn-in", "burn_in_s", default=AUTO, show_default=True, metavar="S", help="Its part that is not analysed.")
 @click.option("--seed", type=int, help="Decides which arm goes first in each pair. [drawn, and told]")
 @click.option("--metric", type=click.Choice(list(METRICS)), default=METRIC, show_default=True)
-@click.option("--alpha", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.05, show_default=True)
+@click.option("--alpha", type=click.FloatRange(0, 0.5, min_open=True, max_open=True), default=0.05, show_default=True)
 @click.option("--guardrail", "guards", multiple=True, metavar="KEY=VALUE", help="Such as ttft_p95=1.2, or wait_p99_s=off.")
 @click.option("--plan", "only_plan", is_flag=True, help="Begin nothing: tell the plan.")
 @click.option("--forecast/--no-forecast", default=True, show_default=True, help="Tell how small a difference it may show.")

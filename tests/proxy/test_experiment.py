@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,6 +18,7 @@ from proxy.config import Experiment
 from proxy.experiment_count import Counting, Joules, block_of
 from proxy.experiment_devices import Devices
 from proxy.experiment_plan import Plan, plan
+from proxy.experiment_run import merged
 from proxy.experiment_store import DiskStore, MemoryStore, Part, State
 from proxy.reload import reload
 from proxy.sources import ConfigError, load
@@ -163,8 +165,9 @@ def test_joules_are_cut_at_borders_however_they_are_settled() -> None:
     assert not counting.of(0).faults
     assert not counting.of(1).faults
     meter.settled(1_031.0, 0.0)  # nine seconds at once: whose they are cannot be told
-    assert "the meter told nothing for 9.0 s" in counting.of(2).faults[0]
-    assert not block_of(2, DESIGN, counting.of(2)).complete
+    assert "the meter told nothing for 9.0 s" in counting.of(2).unmetered[0]
+    block = block_of(2, DESIGN, counting.of(2))
+    assert (counting.of(2).energy_uj is not None, block.energy_j, block.complete) == (True, None, True)
 
 
 # --- keeping ----------------------------------------------------------------------------------------------------------
@@ -186,6 +189,12 @@ async def test_a_store_keeps_states_lines_and_the_last_part_of_each_replica(on_d
     assert await store.parts("a") == {0: {"x": again, "y": other}}
     with pytest.raises(ValueError, match="begins with a letter or digit"):
         await store.save("../a", {})
+
+
+async def test_what_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        await DiskStore(tmp_path).save("odd", {"bound": float("inf")})
+    assert not (tmp_path / "odd").exists()
 
 
 async def test_half_a_line_is_no_line_and_spoils_none(tmp_path: Path) -> None:
@@ -272,6 +281,8 @@ async def test_a_blocks_temperature_is_the_mean_of_its_devices() -> None:
         ({"name": "../x"}, 422, "String should match pattern"),
         ({"group": "other"}, 422, "no group 'other'; there are default"),
         ({"pairs": 0}, 422, "greater than or equal to 1"),
+        ({"pairs": 1_000_000_000}, 422, "less than or equal to 10000"),
+        ({"block_s": 1e-9, "burn_in_s": 0.0}, 422, "greater than or equal to 0.1"),
         ({"paris": 3}, 422, "Extra inputs"),
     ],
 )
@@ -449,7 +460,8 @@ async def test_one_that_ended_while_the_proxy_was_away_is_over_with_what_it_had(
     past = plan(asked, "default", time.time() - 100.0, [], UNKNOWN_TRAFFIC)
     store = DiskStore(tmp_path)
     await store.save("past", past.as_json())
-    await store.add_part("past", Part("proxy", Block(0, past.design.arm_of(0), 0.0, 2.0, requests=5)))
+    starts, ends = past.design.start_unix_s(0), past.design.start_unix_s(1)
+    await store.add_part("past", Part("proxy", Block(0, past.design.arm_of(0), starts, ends, requests=5)))
     async with paceline(**{"experiments.path": str(tmp_path)}) as running:
         told = await until(running.admin, "past", "finished")
         log = await log_of(running.admin, "past")
@@ -464,6 +476,42 @@ async def test_one_that_cannot_go_on_is_stopped_and_says_why(tmp_path: Path) -> 
         told = (await running.admin.get("/experiments/gone")).json()
     assert told["state"] == "stopped"
     assert "it could not go on: no group 'gpu'; there are default" in told["why"]
+
+
+async def test_one_that_is_over_is_told_though_its_policy_is_not_there_any_more(tmp_path: Path) -> None:
+    asked = Experiment.model_validate(experiment("old", pairs=1))
+    state = plan(asked, "default", 1_000.0, [], UNKNOWN_TRAFFIC).ended("finished", "all blocks are over", 2_000.0).as_json()
+    state["arms"][1]["policy"]["name"] = "gone.for:Ever"
+    await DiskStore(tmp_path).save("old", state)
+    design = Design(**state["design"])
+    for index in range(2):
+        block = Block(index, design.arm_of(index), design.start_unix_s(index), design.start_unix_s(index + 1), 5.0)
+        await DiskStore(tmp_path).add_part("old", Part("proxy", replace(block, requests=9, completed=9, output_tokens=9)))
+    await DiskStore(tmp_path).save("none", {"state": "finished"})
+    async with paceline(**{"experiments.path": str(tmp_path)}) as running:
+        answer = await running.admin.get("/experiments/old")
+        none = await running.admin.get("/experiments/none")
+    told = answer.json()
+    assert (told["state"], told["why"], len(told["blocks"])) == ("finished", "all blocks are over", 2)
+    assert told["comparison"]["pairs"] == 1
+    assert (none.status_code, none.json()["blocks"]) == (200, [])
+
+
+def test_what_was_counted_in_blocks_of_another_design_is_not_whole() -> None:
+    def told(index: int, arm: int, later_s: float = 0.0) -> Block:
+        return Block(
+            index, arm, DESIGN.start_unix_s(index) + later_s, DESIGN.start_unix_s(index + 1) + later_s, 5.0, requests=9
+        )
+
+    ours = [told(index, DESIGN.arm_of(index)) for index in range(4)]
+    gave_way = [told(0, 1 - ours[0].arm), told(1, ours[1].arm, later_s=3.0), told(7, 0)]
+    parts = {index: {"a": block} for index, block in enumerate(ours)}
+    parts |= {block.index: {**parts.get(block.index, {}), "0": block} for block in gave_way}
+    blocks = merged(parts, lambda block: (), DESIGN)
+    assert [(block.index, block.arm, block.complete) for block in blocks] == [
+        *((index, ours[index].arm, False) for index in (0, 1)),
+        *((index, ours[index].arm, True) for index in (2, 3)),
+    ]
 
 
 async def test_a_store_that_cannot_be_read_keeps_no_proxy_from_starting(
@@ -487,6 +535,73 @@ async def test_a_drain_tells_the_blocks_that_are_over(tmp_path: Path) -> None:
     assert list(parts) == [0]
     assert parts[0]["proxy"].complete
     assert (await DiskStore(tmp_path).states())["drained"]["state"] == "running"
+
+
+async def test_a_block_that_ends_while_the_proxy_closes_is_not_complete(tmp_path: Path) -> None:
+    async with paceline(**{"experiments.path": str(tmp_path)}) as running, load_it(running.url):
+        asked = experiment("closing", pairs=3, block_s=1.0, burn_in_s=0.2)
+        assert (await running.admin.post("/experiments", json=asked)).status_code == 201
+        await asyncio.sleep(0.7)
+        running.app.drain()  # whoever waits leaves, so it is not the arm that says who is held
+        await asyncio.sleep(0.7)
+    parts = await DiskStore(tmp_path).parts("closing")
+    assert [(index, of["proxy"].complete) for index, of in parts.items()] == [(0, False)]
+    assert any("the proxy was closing" in line.get("why", "") for line in await DiskStore(tmp_path).lines("closing"))
+
+
+class Broken(MemoryStore):
+    """A store that cannot write what it is given, whatever is tried."""
+
+    broken = False
+
+    async def log(self, name: str, line: Mapping[str, Any]) -> None:
+        if self.broken and name == "odd":
+            raise ValueError("Out of range float values are not JSON compliant")
+        await super().log(name, line)
+
+
+async def test_what_cannot_be_written_ends_one_experiment_and_the_next_is_looked_at() -> None:
+    async with paceline() as running, load_it(running.url):
+        running.app.experiments.store = store = Broken()
+        assert (await running.admin.post("/experiments", json=experiment("odd", pairs=9))).status_code == 201
+        store.broken = True
+        told = await until(running.admin, "odd", "stopped")
+        assert "a fault of ours" in told["why"]
+        asked = experiment("next", pairs=1, block_s=1.0, burn_in_s=0.2)
+        assert (await running.admin.post("/experiments", json=asked)).status_code == 201
+        await until(running.admin, "next", "finished")
+
+
+class Stuck(MemoryStore):
+    """A store that does not answer while an end is kept."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.free = asyncio.Event()
+
+    async def log(self, name: str, line: Mapping[str, Any]) -> None:
+        if line["event"] == "stopped":
+            await self.free.wait()
+        await super().log(name, line)
+
+
+async def test_no_request_is_of_an_arm_once_control_is_back_however_long_the_store_takes() -> None:
+    async with paceline() as running:
+        running.app.experiments.store = store = Stuck()
+        asked = experiment("stuck", pairs=9, block_s=5.0, burn_in_s=0.0)
+        assert (await running.admin.post("/experiments", json=asked)).status_code == 201
+        await asyncio.sleep(0.4)
+        one = running.app.experiments.running["stuck"]
+        assert one.in_force
+        stopping = asyncio.create_task(running.app.experiments.stop("stuck"))
+        await asyncio.sleep(0.1)
+        assert not stopping.done()
+        late = entry("late", time.time())
+        running.app.experiments.arrived(one.pool, late)
+        assert (late.experiment, one.pool.scheduler.strategy.policy_name) == ("", "passthrough")
+        assert running.app.experiments.policy_name(one.pool) == "passthrough"
+        store.free.set()
+        assert (await stopping).state == "stopped"
 
 
 def test_one_of_the_configuration_is_checked() -> None:

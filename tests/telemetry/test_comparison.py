@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from math import exp, log
+from math import exp, inf, log
 from random import Random
 from statistics import mean
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -199,6 +200,28 @@ def test_what_is_intolerable_trips_after_one_pair(name: str, change: Callable[[B
     assert compare(blocks, design, guardrails=guardrails).tripped == (name,)
 
 
+def test_a_treatment_under_which_nothing_is_answered_trips_though_there_is_nothing_to_divide_by() -> None:
+    design = designed()
+    none: dict[str, Any] = {"errors": 100, "completed": 0, "output_tokens": 0, "ttft_p95_s": None, "tpot_p95_s": None}
+    dead = changed(blocks_of(design, noisy(0.0))[:2], lambda block: replace(block, **none))
+    found = compare(dead, design)
+    assert (found.pairs, [one.pair for one in found.lost]) == (0, [0])
+    assert found.tripped == ("errors",)
+    unmetered = [replace(block, energy_j=None, errors=60 * block.arm) for block in blocks_of(design, noisy(0.0))[:2]]
+    assert compare(unmetered, design).tripped == ("errors",), "a meter that fails blinds no guardrail"
+    away = [replace(block, complete=block.arm != TREATMENT) for block in dead]
+    assert not compare(away, design).tripped
+
+
+def test_the_slowest_of_a_handful_trips_nothing_alone() -> None:
+    design = designed()
+    slow: dict[str, Any] = {"requests": 3, "completed": 3, "ttft_p95_s": 1.0}
+    few = changed(blocks_of(design, noisy(0.0))[:2], lambda block: replace(block, **slow))
+    assert not compare(few, design).tripped
+    held = [replace(block, wait_p99_s=9.0 * block.arm) for block in few]
+    assert compare(held, design, guardrails=Guardrails(wait_p99_s=2.0)).tripped == ("wait_p99_s",), "it is the proxy that holds"
+
+
 def test_few_errors_of_few_requests_prove_nothing() -> None:
     design = designed()
     few = [replace(block, requests=4, completed=4) for block in blocks_of(design, noisy(0.0))]
@@ -217,6 +240,7 @@ def test_few_errors_of_few_requests_prove_nothing() -> None:
         ({"late": 2}, "share between 0 and 1"),
         ({"wait_p99_s": -1}, "seconds above 0"),
         ({"hard_ratio": None}, "hard_ratio is a number;"),
+        ({"hard_ratio": inf}, "hard_ratio is above 1"),
         ({"errors": True}, "a number"),
     ],
 )
