@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from math import ceil, floor
 from typing import Any
 
 from bench.admin import Window
 from bench.report import OVERALL, EnergyUse, Groups, Latency, Percentiles, TierEnergy
 from bench.sample import Sample
+from telemetry.blocks import between
 
 IDLE_WITHIN = 1.05  # mean power below this many times idle power is an idle device's
 LATEST_START_S = 0.05  # a generator later than this at its 99th percentile measured itself
@@ -22,13 +22,7 @@ def percentiles(values: Iterable[float | None]) -> Percentiles | None:
     known = sorted(value for value in values if value is not None)
     if not known:
         return None
-
-    def at(part: float) -> float:
-        place = part * (len(known) - 1)
-        low, high = known[floor(place)], known[ceil(place)]
-        return low + (high - low) * (place - floor(place))
-
-    return Percentiles(at(0.5), at(0.9), at(0.99), known[-1], len(known))
+    return Percentiles(between(known, 0.5), between(known, 0.9), between(known, 0.99), known[-1], len(known))
 
 
 def latencies(samples: Sequence[Sample], records: Mapping[str, Record]) -> dict[str, Latency]:

@@ -85,7 +85,7 @@ def _lot(key: bytes, server: str) -> bytes:
 
 def _with(view: View, name: str, waiting: Waiting) -> View:
     """The view once a request has been sent to a server."""
-    more = waiting.prompt_tokens + waiting.max_new_tokens
+    more = waiting.tokens
     servers = [
         replace(server, in_flight=server.in_flight + waiting.sequences, tokens=server.tokens + more, empty_since=None)
         if server.name == name

@@ -54,6 +54,11 @@ class Waiting:
     expected_tokens: float = 0.0  # output tokens of a sequence, as its like had them (`telemetry/lengths.py`); 0: not asked yet
 
     @property
+    def tokens(self) -> int:
+        """Prompt and still possible output: what it may come to hold of a server's cache."""
+        return self.prompt_tokens + self.max_new_tokens
+
+    @property
     def output_tokens(self) -> float:
         """What is to be reckoned with: expected, else at most."""
         return self.expected_tokens or self.max_new_tokens

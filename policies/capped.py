@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from math import floor, inf
 
 from policies.base import Decision, Policy, ServerState, View, Waiting
+from policies.part import sooner
 from policies.span import Span
 from telemetry.snapshot import Hardware
 
@@ -95,9 +96,8 @@ class Capped:
         first = [found[id] for id in ids[:most] if id in found]
         leaving = self._fitting(first, view)
         rest = (*(waiting.id for waiting in first[leaving:]), *ids[most:])
-        instants = [at for at in (decision.wake_at, ask_at if rest else None) if at is not None]
         release = [waiting.id for waiting in first[:leaving]]
-        return Decision(release, min(instants, default=None), LetGo(decision.memory, rest, read_at))
+        return Decision(release, sooner(decision.wake_at, ask_at if rest else None), LetGo(decision.memory, rest, read_at))
 
     def _most(self, view: View, known: LetGo) -> tuple[float, float | None, float | None]:
         """How many may leave at most, however small; when to ask again if nothing else happens; what was read when."""
@@ -117,7 +117,7 @@ class Capped:
         for fitting, waiting in enumerate(coming):
             alone = not sequences
             sequences += waiting.sequences
-            tokens += waiting.prompt_tokens + waiting.max_new_tokens
+            tokens += waiting.tokens
             slots -= waiting.sequences
             within = slots >= 0 and sequences <= (self.in_flight or inf) and tokens <= (self.tokens or inf)
             if not (within or alone):

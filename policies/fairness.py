@@ -52,4 +52,4 @@ class Shares:
 
 def service(waiting: Waiting) -> float:
     """What a request costs its tenant: tokens over weight."""
-    return (waiting.prompt_tokens + waiting.max_new_tokens) / waiting.weight
+    return waiting.tokens / waiting.weight

@@ -24,7 +24,7 @@ class _Load:
     def take(self, waiting: Waiting) -> None:
         self.free -= waiting.sequences
         self.sequences += waiting.sequences
-        self.tokens += _tokens(waiting)
+        self.tokens += waiting.tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class Pack:
     def _is_full(self, load: _Load, waiting: Waiting, model: StepModel | None) -> bool:
         if load.sequences >= self.knee:
             return True
-        if self.tokens is not None and load.sequences and load.tokens + _tokens(waiting) > self.tokens:
+        if self.tokens is not None and load.sequences and load.tokens + waiting.tokens > self.tokens:
             return True  # but an empty server is not full with the one that nobody else could take either
         return self.tpot_ms is not None and _tpot_s(load, waiting, model) * 1000 > self.tpot_ms
 
@@ -86,7 +86,7 @@ def _tpot_s(load: _Load, waiting: Waiting, model: StepModel | None) -> float:
     observed_s = load.server.tpot_s
     if model is None:
         return observed_s or 0.0
-    with_it_s = model.step_s(load.sequences + waiting.sequences, 0, load.tokens + _tokens(waiting))
+    with_it_s = model.step_s(load.sequences + waiting.sequences, 0, load.tokens + waiting.tokens)
     if observed_s is None:
         return with_it_s
     return observed_s * with_it_s / model.step_s(load.server.in_flight, 0, load.server.tokens)
@@ -94,7 +94,3 @@ def _tpot_s(load: _Load, waiting: Waiting, model: StepModel | None) -> float:
 
 def _sequences(load: _Load) -> int:
     return load.sequences
-
-
-def _tokens(waiting: Waiting) -> int:
-    return waiting.prompt_tokens + waiting.max_new_tokens

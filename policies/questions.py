@@ -122,7 +122,7 @@ def _flight(draw: Draw, id: str, now: float, servers: Sequence[str]) -> InFlight
 def _server(draw: Draw, name: str, flying: dict[str, InFlight], now: float) -> ServerView:
     mine = [flight.waiting for flight in flying.values() if flight.server == name]
     sequences = sum(each.sequences for each in mine)
-    tokens = sum(each.prompt_tokens + each.max_new_tokens for each in mine)
+    tokens = sum(each.tokens for each in mine)
     slots = draw.whole(1, 64) if draw.chance(0.5) else None
     state = list(ServerState)[draw.whole(0, 3)] if not mine and draw.chance(0.3) else ServerState.AWAKE
     empty_since = None if mine else now - draw.between(0.0, 600.0)

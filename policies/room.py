@@ -181,7 +181,7 @@ class Room:
             return
         server, waiting = self._servers[flight.server], flight.waiting
         server.in_flight -= waiting.sequences
-        server.tokens -= _tokens(waiting)
+        server.tokens -= waiting.tokens
         server.view = None
         if output_tokens is not None:
             self._learn(flight, server, now, output_tokens // waiting.sequences)
@@ -341,7 +341,7 @@ class Room:
 
     def _count_ready(self, waiting: Waiting, change: int) -> None:
         self._ready_sequences += change * waiting.sequences
-        self._ready_tokens += change * _tokens(waiting)
+        self._ready_tokens += change * waiting.tokens
 
     def _forget_gone(self) -> None:
         """Else who gave up is remembered while slots are short."""
@@ -433,7 +433,7 @@ class Room:
         taken.empty_since = None
         taken.view = None
         self._shares[waiting.priority].left(ready.start)
-        taken.tokens += _tokens(waiting)
+        taken.tokens += waiting.tokens
         return Leaving(waiting, server, ready.outcome, ready.since - waiting.arrived_at, now - ready.since)
 
     def _overdue(self, now: float) -> Iterator[str]:
@@ -482,7 +482,3 @@ class Room:
     @property
     def in_flight(self) -> int:
         return len(self._in_flight)
-
-
-def _tokens(waiting: Waiting) -> int:
-    return waiting.prompt_tokens + waiting.max_new_tokens

@@ -149,6 +149,18 @@ class Simulation:
         if self.now < until < inf:
             self.now = until
 
+    def play(self, until: float = inf, watch: Callable[[float], None] = lambda now: None) -> None:
+        """Instant by instant, as long as somebody is there or comes; `watch` is told of each.
+
+        Raises:
+            ValueError: somebody never leaves, since a placement sends him nowhere though there are slots.
+        """
+        while not self.over and (at := self.next_at) <= until:
+            if at == inf:
+                raise ValueError(f"{len(self.open)} requests never leave: the placement sends them nowhere")
+            self.advance(at)
+            watch(self.now)
+
     @property
     def next_at(self) -> float:
         """The next instant at which something happens; infinity when nothing will."""
@@ -297,11 +309,7 @@ def simulate(
     simulation.on_served = lambda served: run.served.__setitem__(served.waiting.id, served)
     for arrival in coming:
         simulation.arrive(arrival)
-    while not simulation.over:
-        if (at := simulation.next_at) == inf:
-            raise ValueError(f"{len(simulation.open)} requests never leave: the placement sends them nowhere")
-        simulation.advance(at)
-        watch(simulation.now)
+    simulation.play(watch=watch)
     last_s = max(until, simulation.now)
     simulation.advance(last_s)
     run.served = {arrival.waiting.id: run.served[arrival.waiting.id] for arrival in coming}

@@ -22,7 +22,7 @@ class Spread:
                 continue
             chosen = min(open_servers, key=load.__getitem__)
             load[chosen][0] += waiting.sequences
-            load[chosen][1] += waiting.prompt_tokens + waiting.max_new_tokens
+            load[chosen][1] += waiting.tokens
             free[chosen] -= waiting.sequences
             assignments[waiting.id] = chosen.name
         return Plan(assignments)

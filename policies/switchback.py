@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from math import inf
 
 from policies.base import Action, Decision, Placement, Plan, Policy, ServerState, Tending, Upkeep, View, Waiting
+from policies.part import sooner
 from policies.strategy import Strategy
 from telemetry.design import CONTROL, Design
 
@@ -117,4 +118,4 @@ def _sooner(wake_at: float | None, now: Ruling, view: View) -> float | None:
     if now.until_unix_s == inf:
         return wake_at
     border = view.now + (now.until_unix_s - view.wall_s)
-    return border if wake_at is None else min(wake_at, border)
+    return sooner(wake_at, border)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from math import ceil, floor, inf
+from math import inf
 
 from policies.base import Outcome
 from policies.lived import LATE_S
-from telemetry.blocks import Block
+from telemetry.blocks import Block, quantile
 from telemetry.design import Design
 from telemetry.ledger import Entry
 
@@ -199,16 +199,6 @@ def block_of(index: int, design: Design, counted: Counted) -> Block:
 
 def _joules(uj: int | None) -> float | None:
     return uj / 1e6 if uj is not None else None
-
-
-def quantile(values: list[float], part: float) -> float | None:
-    """Between the two nearest; None: there are no values."""
-    if not values:
-        return None
-    values.sort()
-    place = part * (len(values) - 1)
-    low, high = values[floor(place)], values[ceil(place)]
-    return low + (high - low) * (place - floor(place))
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from math import ceil, floor
 from typing import Any
 
 
@@ -91,3 +92,16 @@ class Block:
             return cls(**data)
         except TypeError as error:
             raise ValueError(f"no block of an experiment: {error}") from error
+
+
+def quantile(values: Iterable[float], part: float) -> float | None:
+    """That which so large a part of the values does not exceed; None: there are none."""
+    known = sorted(values)
+    return between(known, part) if known else None
+
+
+def between(known: Sequence[float], part: float) -> float:
+    """A quantile of values in ascending order, linear between the two nearest ranks, as numpy does it."""
+    place = part * (len(known) - 1)
+    low, high = known[floor(place)], known[ceil(place)]
+    return low + (high - low) * (place - floor(place))

@@ -9,13 +9,13 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from math import ceil, floor, inf
+from math import inf
 
 from bench.experiments.looking import ChargingEngine, Look, look
 from policies.simulate import Arrival, Served, Simulation
 from policies.strategy import Strategy
 from policies.switchback import ruling, switchback
-from telemetry.blocks import Block
+from telemetry.blocks import Block, quantile
 from telemetry.cost import StepModel
 from telemetry.design import Design
 from telemetry.snapshot import Source
@@ -179,18 +179,8 @@ def _block(index: int, design: Design, counted: _Counted, looks: Sequence[Look],
         late=late,
         burn_in_requests=counted.burn_in_requests,
         crossing=len(done) - len(inside),
-        ttft_p95_s=_quantile([one.ttft_s for one in inside if one.waiting.deadline <= one.waiting.arrived_at], 0.95),
-        tpot_p95_s=_quantile([one.tpot_s for one in inside if one.output_tokens > one.waiting.sequences], 0.95),
-        wait_p99_s=_quantile([one.wait_s for one in inside], 0.99),
+        ttft_p95_s=quantile([one.ttft_s for one in inside if one.waiting.deadline <= one.waiting.arrived_at], 0.95),
+        tpot_p95_s=quantile([one.tpot_s for one in inside if one.output_tokens > one.waiting.sequences], 0.95),
+        wait_p99_s=quantile([one.wait_s for one in inside], 0.99),
         arrival_rate=len(counted.served) / (design.block_s - design.burn_in_s),
     )
-
-
-def _quantile(values: list[float], part: float) -> float | None:
-    """Between the two nearest, as `bench/reckoning.py` has it."""
-    if not values:
-        return None
-    values.sort()
-    place = part * (len(values) - 1)
-    low, high = values[floor(place)], values[ceil(place)]
-    return low + (high - low) * (place - floor(place))

@@ -133,7 +133,7 @@ def metered(
         simulation.arrive(arrival)
     at, read_j = [simulation.now], [0.0]
     for edge in (*changes(rate, simulation.wall_offset_s), inf):
-        _until(simulation, edge, watch)
+        simulation.play(edge, watch)
         simulation.advance(simulation.now if simulation.over else edge)
         at.append(simulation.now)
         run.energy_j = simulation.energy_j()
@@ -144,12 +144,3 @@ def metered(
     run.ended_at, run.faults, run.actions = simulation.now, simulation.faults, simulation.actions
     spans = [(*times, after - before) for times, (before, after) in zip(pairwise(at), pairwise(read_j), strict=True)]
     return run, weigh(rate, simulation.wall_offset_s, spans)
-
-
-def _until(simulation: Simulation, edge: float, watch: Callable[[float], None]) -> None:
-    """All that happens until then, or until nobody is there any more."""
-    while not simulation.over and (at := simulation.next_at) <= edge:
-        if at == inf:
-            raise ValueError(f"{len(simulation.open)} requests never leave: the placement sends them nowhere")
-        simulation.advance(at)
-        watch(simulation.now)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
 
 from bench.draws import BadSpec
 from bench.simulation.figures import figures, front, level, sleeping_at_end
@@ -16,34 +14,9 @@ from bench.simulation.strategies import choice, pairings, swept
 from policies.base import Action, Waiting
 from policies.simulate import Arrival, Run
 from policies.strategy import Choice
-from proxy.cli import main
-from telemetry.cost import Linear, StepModel
-
-MODEL = StepModel(
-    "toy",
-    Linear(0.1, 0.001, 0.0001, 0.0),
-    Linear(10.0, 0.1, 0.01, 0.0),
-    idle_power_w=20.0,
-    sleep_power_w=5.0,
-    sleep_s=1.0,
-    wake_s=2.0,
-    wake_j=30.0,
-)
-
+from tests.bench.simulating import MODEL, report, simulate
 
 FIFTEEN = ",".join(str(n) for n in range(1, 16))
-
-
-def simulate(*arguments: object) -> Result:
-    return CliRunner().invoke(main, ["simulate", *map(str, arguments)])
-
-
-def report(*arguments: object) -> dict[str, Any]:
-    result = simulate(*arguments, "--json")
-    assert result.exit_code == 0, result.output
-    told = json.loads(result.stdout)
-    assert isinstance(told, dict)
-    return told
 
 
 def crowd(count: int = 60, slack: float = 2.0) -> list[Arrival]:

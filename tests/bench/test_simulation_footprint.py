@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
 
 from bench.draws import BadSpec
 from bench.simulation.footprint import changes, covered_s, even, rate_for, weigh
@@ -15,20 +13,9 @@ from bench.simulation.run import Setting, perform
 from bench.simulation.strategies import pairings
 from policies.base import Tier, Waiting
 from policies.simulate import Arrival
-from proxy.cli import main
-from telemetry.cost import Linear, StepModel
 from telemetry.factors import Rate
+from tests.bench.simulating import MODEL, report, simulate
 
-MODEL = StepModel(
-    "toy",
-    Linear(0.1, 0.001, 0.0001, 0.0),
-    Linear(10.0, 0.1, 0.01, 0.0),
-    idle_power_w=20.0,
-    sleep_power_w=5.0,
-    sleep_s=1.0,
-    wake_s=2.0,
-    wake_j=30.0,
-)
 BEGAN = 1_700_000_000.0
 TWO_HOURS = Rate("g", "file", (BEGAN - 100.0, BEGAN + 10.0), (360.0, 36.0))
 SLEEPY = "sleepy after_s=1 placement.name=pack placement.params.knee=2"
@@ -40,18 +27,6 @@ def crowd(count: int = 60, slack: float = 40.0) -> list[Arrival]:
         Arrival(Waiting(f"r{n}", n * 0.4, n * 0.4 + slack * (n % 2 == 0), 20 + n % 7, 40, tiers[n % 2]), 5 + 9 * (n % 5))
         for n in range(count)
     ]
-
-
-def simulate(*arguments: object) -> Result:
-    return CliRunner().invoke(main, ["simulate", *map(str, arguments)])
-
-
-def report(*arguments: object) -> dict[str, Any]:
-    result = simulate(*arguments, "--json")
-    assert result.exit_code == 0, result.output
-    told = json.loads(result.stdout)
-    assert isinstance(told, dict)
-    return told
 
 
 def values(path: Path, began: float = 0.0, header: str = "when,gCO2/kWh\n") -> Path:
