@@ -76,7 +76,7 @@ class Peer:
         for line in head.lower().split(b"\r\n"):
             if line.startswith(b"content-length:"):
                 return head, await self.reader.readexactly(int(line.split(b":")[1]))
-            assert not line.startswith(b"transfer-encoding"), "the proxy sends bodies whole"
+            assert not line.startswith(b"transfer-encoding"), f"the proxy sends bodies whole: {head!r}"
         return head, b""
 
     async def play(self, *steps: Step) -> None:
