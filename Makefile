@@ -2,17 +2,20 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
+# Debian's programs that tests run. Who is not root is told what is missing, and what needs it is skipped (in CI it fails).
+TOOLS := prometheus chromium
+
 .PHONY: demo test test-long lint test-engines bench overhead soak clean
 
 demo: .venv/ready
 	$(BIN)/paceline demo
 
-test: .venv/ready-test
+test: .venv/ready-test .venv/ready-tools
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
 lint: .venv/ready-test
 	$(BIN)/ruff check .
@@ -51,6 +54,13 @@ bench: .venv/ready
 .venv/ready-test: .venv/ready pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[plot,text-generation]' --group test --group lint
 	touch $@
+
+.venv/ready-tools: .venv/bin/pip
+	@missing=$$(for tool in $(TOOLS); do command -v $$tool >/dev/null || echo $$tool; done); \
+	if [ -z "$$missing" ]; then touch $@; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null && touch $@; \
+	else echo "missing, and what needs it is skipped: $$missing (apt-get install)" >&2; fi
 
 clean:
 	rm -rf .venv .engines .bench

@@ -21,7 +21,7 @@ from proxy import shadow_report
 from proxy.app import App
 from proxy.breaker import Circuit
 from proxy.config import Config, Named
-from proxy.experiment_admin import create_routes
+from proxy.experiments.routes import create_routes
 from proxy.fleet import Pool
 from proxy.reload import reload
 from proxy.selftest import selftest

@@ -12,12 +12,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 from policies.base import Action, Outcome
-from proxy import experiment_report, selftest, shadow_report
+from proxy import selftest, shadow_report
 from proxy.checks import Checks
 from proxy.config import Config
 from proxy.energy import Energy
-from proxy.experiment import Experiments
-from proxy.experiment_keeping import create_experiments
+from proxy.experiments import report
+from proxy.experiments.experiments import Experiments
+from proxy.experiments.keeping import create_experiments
 from proxy.fleet import Fleet, Pool, create_fleet
 from proxy.forward import Forward
 from proxy.metering import create_energy
@@ -258,5 +259,5 @@ def _gauges(app: App) -> Gauges:
         config=ConfigVersion(app.generation, app.config.digest()),
         ledger_dropped=app.files.dropped if app.files is not None else None,
         shadow=shadow_report.gauge(app.shadows),
-        experiments=experiment_report.gauges(app.experiments),
+        experiments=report.gauges(app.experiments),
     )

@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from proxy.experiment_store import Part, State
+from proxy.experiments.store import Part, State
 from telemetry.blocks import Block
 from telemetry.snapshot import Source
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from proxy.config import Config
-from proxy.experiment_store import Part, State, Store
+from proxy.experiments.store import Part, State, Store
 from proxy.keys import key_of
 from proxy.replicas import Known, Presence, by_id, is_over, there
 from proxy.shared import Beat, Link, SharedUnavailable

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.ab.document import BadDocument, Document
-from proxy.experiment_store import DiskStore
+from proxy.experiments.store import DiskStore
 from proxy.replicas import merge
 
 

@@ -35,7 +35,7 @@ from policies.base import Waiting
 from policies.simulate import Arrival
 from policies.strategy import Choice, build
 from proxy.cli import main
-from proxy.experiment_store import DiskStore, Part
+from proxy.experiments.store import DiskStore, Part
 from telemetry.blocks import Block
 from telemetry.cost import BUILT_IN, load_profile
 from telemetry.design import CONTROL, TREATMENT, Design, orders

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 from policies.strategy import UnknownStrategy
 from proxy.config import Experiment
-from proxy.experiment_count import Counting, Joules, block_of
-from proxy.experiment_devices import Devices
-from proxy.experiment_plan import Plan, plan
-from proxy.experiment_run import merged
-from proxy.experiment_store import DiskStore, MemoryStore, Part, State
+from proxy.experiments.count import Counting, Joules, block_of
+from proxy.experiments.devices import Devices
+from proxy.experiments.plan import Plan, plan
+from proxy.experiments.run import merged
+from proxy.experiments.store import DiskStore, MemoryStore, Part, State
 from proxy.reload import reload
 from proxy.sources import ConfigError, load
 from telemetry.blocks import Block

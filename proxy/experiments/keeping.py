@@ -7,8 +7,8 @@ from pathlib import Path
 
 from proxy.config import Config
 from proxy.energy import Energy
-from proxy.experiment import Experiments
-from proxy.experiment_store import DiskStore, MemoryStore, Store
+from proxy.experiments.experiments import Experiments
+from proxy.experiments.store import DiskStore, MemoryStore, Store
 from proxy.fleet import Fleet
 from proxy.shared_store import create_shared
 from telemetry.ledger import Ledger

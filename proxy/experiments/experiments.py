@@ -16,11 +16,11 @@ from dataclasses import dataclass, field, replace
 from policies.strategy import Strategy
 from proxy.config import Experiment as Asked
 from proxy.energy import Energy
-from proxy.experiment_devices import Devices
-from proxy.experiment_keeper import Keeper
-from proxy.experiment_plan import FINISHED, RUNNING, STOPPED, TRIPPED, Plan, plan
-from proxy.experiment_run import Running
-from proxy.experiment_store import State, Store
+from proxy.experiments.devices import Devices
+from proxy.experiments.keeper import Keeper
+from proxy.experiments.plan import FINISHED, RUNNING, STOPPED, TRIPPED, Plan, plan
+from proxy.experiments.run import Running
+from proxy.experiments.store import State, Store
 from proxy.fleet import Fleet, Pool
 from proxy.shared_store import SharedStore
 from telemetry.blocks import Block

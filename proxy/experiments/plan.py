@@ -11,7 +11,7 @@ from policies.block_length import advised
 from policies.strategy import Choice, Strategy, build
 from policies.switchback import switchback
 from proxy.config import Experiment as Asked
-from proxy.experiment_store import State
+from proxy.experiments.store import State
 from telemetry.design import TREATMENT, Design
 from telemetry.guardrails import Guardrails
 from telemetry.ledger import Entry

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from policies.switchback import ruling
-from proxy.experiment_count import Counting, Joules, block_of
-from proxy.experiment_devices import Devices
-from proxy.experiment_keeper import Keeper
-from proxy.experiment_plan import ARMS, FINISHED, RUNNING, TRIPPED, Plan
+from proxy.experiments.count import Counting, Joules, block_of
+from proxy.experiments.devices import Devices
+from proxy.experiments.keeper import Keeper
+from proxy.experiments.plan import ARMS, FINISHED, RUNNING, TRIPPED, Plan
 from proxy.fleet import Pool
 from proxy.replicas import merge
 from telemetry.blocks import Block

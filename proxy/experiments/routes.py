@@ -11,8 +11,8 @@ from pydantic import ValidationError
 
 from proxy.app import App
 from proxy.config import Experiment
-from proxy.experiment import Conflict
-from proxy.experiment_report import overview, show
+from proxy.experiments.experiments import Conflict
+from proxy.experiments.report import overview, show
 
 
 def create_routes(app: App) -> APIRouter:

@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from proxy.experiment import Experiments
-from proxy.experiment_plan import Plan
-from proxy.experiment_run import Running, compared, merged
-from proxy.experiment_store import State
+from proxy.experiments.experiments import Experiments
+from proxy.experiments.plan import Plan
+from proxy.experiments.run import Running, compared, merged
+from proxy.experiments.store import State
 from telemetry.gauges import ExperimentGauge
 
 GLANCE = ("name", "state", "why", "group", "design", "arms", "same_arms", "metric", "created_unix_s", "ended_unix_s")
