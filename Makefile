@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Debian's programs that tests run. Who is not root is told what is missing, and what needs it is skipped (in CI it fails).
 TOOLS := prometheus chromium
 
-.PHONY: demo test test-long lint test-engines bench overhead soak clean
+.PHONY: demo test test-long lint audit test-engines bench overhead soak clean
 
 demo: .venv/ready
 	$(BIN)/paceline demo
@@ -22,6 +22,11 @@ lint: .venv/ready-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python tests/audit.py
+
+# known vulnerabilities of what is installed: needs an index that has advisories, and fails where there is none
+audit: .venv/ready-test
+	$(BIN)/python tests/audit.py --strict
 
 # a thousand experiments of each kind whose truth is known (`make test` has sixty), and what is left out there: minutes
 test-long: .venv/ready-test

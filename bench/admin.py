@@ -11,6 +11,8 @@ from typing import Any, Self
 
 import httpx
 
+from proxy.admin_address import AdminAddress
+
 SETTLES_WITHIN_S = 10.0
 LOOK_AGAIN_S = 0.1
 AT_ONCE = 8  # requests to the admin port, which the proxy's data plane shares a core with
@@ -35,9 +37,10 @@ class Window:
 class AdminPort:
     """One proxy's admin port; an asynchronous context."""
 
-    def __init__(self, url: str) -> None:
-        self.url = url.rstrip("/")
-        self._client = httpx.AsyncClient(base_url=self.url, timeout=10, trust_env=False)
+    def __init__(self, at: str | AdminAddress) -> None:
+        at = AdminAddress.of(at)
+        self.url = at.url.rstrip("/")
+        self._client = httpx.AsyncClient(base_url=self.url, headers=at.headers, verify=at.verify, timeout=10, trust_env=False)
 
     async def __aenter__(self) -> Self:
         return self

@@ -11,6 +11,7 @@ from typing import Any
 from bench.arrivals import Planned
 from bench.draws import BadSpec
 from policies.base import Tier
+from proxy.admin_address import AdminAddress
 
 APIS: Mapping[str, tuple[str, ...]] = {"tgi": ("generate", "completions", "chat"), "openai": ("completions", "chat")}
 CLIENTS = ("raw", "text-generation")
@@ -46,7 +47,7 @@ class Options:
     """
 
     url: str
-    admin: str | None = None
+    admin: str | AdminAddress | None = None
     dialect: str = "tgi"
     api: str = ""
     stream: bool = True

@@ -53,7 +53,9 @@ def create_meter(settings: Settings) -> Meter:
 @click.option("--model", default="", help="What requests name. [the server's first]")
 @click.option("--meter", type=click.Choice(METERS), default="nvml", show_default=True, help="What counts its joules.")
 @click.option("--devices", default="", help="Of the server, by index or UUID, with commas. [all that the meter sees]")
-@click.option("--dialect", type=click.Choice(["auto", "tgi", "openai"]), default="auto", show_default=True)
+@click.option(
+    "--dialect", type=click.Choice(["auto", "tgi", "openai"]), default="auto", show_default=True, help="What the server speaks."
+)
 @click.option("--budget", "budget_s", callback=seconds, default="10m", show_default=True, help="Longest time to take.")
 @click.option("--max-batch", type=click.IntRange(min=2), default=128, show_default=True, help="Largest batch to try.")
 @click.option("--max-step-tokens", type=click.IntRange(min=1), default=8192, show_default=True, help="Of the server's steps.")

@@ -17,6 +17,7 @@ from bench.bodies import APIS, CLIENTS, Options
 from bench.draws import LENGTHS, BadSpec, by_tier, tiers
 from bench.open_loop import in_loop, perform, run
 from policies.base import Tier
+from proxy.admin_address import admin_option
 
 __all__ = ["Load", "Options", "command", "run"]
 
@@ -34,7 +35,7 @@ def _path(text: str | None) -> Path | None:
 
 @click.command("load", short_help="send load, report latencies and joules")
 @click.option("--url", required=True, help="The server or proxy.")
-@click.option("--admin", help="Paceline's admin port; without it no energy is known.")
+@admin_option(help="Paceline's admin port; without it no energy is known.")
 @click.option("--dialect", type=click.Choice(list(APIS)), default="tgi", show_default=True, help="What the server speaks.")
 @click.option("--api", type=click.Choice(APIS["tgi"]), help="[generate for tgi, completions for openai]")
 @click.option("--arrivals", type=click.Choice(ARRIVALS), help="[poisson; trace when --trace is given]")
@@ -47,13 +48,13 @@ def _path(text: str | None) -> Path | None:
 @click.option("--output-tokens", metavar="SPEC", help="The same. [the trace's, else 128]")
 @click.option("--tiers", "shares", metavar="SPEC", help="Shares, such as flex=0.5,interactive=0.5. [interactive]")
 @click.option("--max-hold", metavar="S", help="x-paceline-max-hold in seconds, for all or by tier: flex=4,interactive=0.5.")
-@click.option("--stream/--no-stream", default=True, show_default=True)
+@click.option("--stream/--no-stream", default=True, show_default=True, help="Whether answers are streamed.")
 @click.option("--prompt-ids", is_flag=True, help="Prompts as token ids: exact lengths (OpenAI's completions).")
 @click.option("--model", default="", help="The body's model.")
 @click.option("--ignore-eos", is_flag=True, help="Ask for every output token (vLLM, SGLang, llama.cpp).")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True, help="Decides instants, lengths and tiers.")
 @click.option("--timeout", type=float, default=120.0, show_default=True, help="Seconds for one request.")
-@click.option("--client", type=click.Choice(CLIENTS), default="raw", show_default=True)
+@click.option("--client", type=click.Choice(CLIENTS), default="raw", show_default=True, help="Whose HTTP client sends.")
 @click.option("--out", metavar="FILE", help="Write the report as JSON.")
 @click.option("--label", default="", help="A name for the report.")
 def command(**given: Any) -> None:

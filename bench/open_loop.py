@@ -19,6 +19,7 @@ from bench.reckoning import Record, energy_use, grouped, in_flight_mean, latenci
 from bench.report import Report
 from bench.sample import Sample
 from bench.senders import Clock, Sender, create_sender
+from proxy.admin_address import AdminAddress
 
 SET_UP_S = 0.2  # from now to the load's start
 
@@ -137,7 +138,8 @@ def _report(sending: Sending, options: Options, load: Mapping[str, Any] | None, 
         label=options.label,
         started_unix_s=started_unix_s,
         versions={"paceline": version("paceline"), "python": platform.python_version()},
-        options=asdict(options),
+        # the address without its token: reports are shown around
+        options=asdict(options) | {"admin": AdminAddress.of(options.admin).url if options.admin else None},
         load=load,
         strategy=told.strategy,
         planned=len(sending.plan),

@@ -71,7 +71,14 @@ def show(name: str, kind: str | None) -> None:
 @click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help="A parameter; may be repeated.")
 @KIND
 @click.option("--seed", type=int, default=0, show_default=True, help="What the questions are drawn from.")
-@click.option("--timeout", "timeout_s", type=click.FloatRange(0.1, 86_400), default=120.0, show_default=True)
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(0.1, 86_400),
+    default=120.0,
+    help="Seconds; then it has failed.",
+    show_default=True,
+)
 @JSON
 def check(name: str, pairs: Sequence[str], kind: str | None, seed: int, timeout_s: float, as_json: bool) -> None:
     """Check that NAME, built-in or package.module:Name, keeps the contract of policies and placements.

@@ -1,4 +1,4 @@
-"""Writes docs/configuration.md from the configuration itself: `python -m bench.reference`."""
+"""Writes docs/configuration.md from the configuration itself, and the other references: `python -m bench.reference`."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ from typing import Any, get_args
 
 from pydantic_core import PydanticUndefined
 
-from proxy.config import Arm, Config, Domain, Experiment, Model, Objective, Section, ShadowStrategy, Tenant, Upstream
+from bench import reference_commands, reference_metrics
+from proxy.config import Arm, Config, Domain, Experiment, Model, Objective, Section, ShadowStrategy, Split, Tenant, Upstream
 
 PAGE = Path(__file__).parent.parent / "docs/configuration.md"
 
 HEAD = """# Configuration
 
-Written by `python -m bench.reference` from `proxy/config.py`.
+Written by `python -m bench.reference` from `proxy/config/`.
 
-Sources, each stronger than the one before: defaults, the TOML file of `--config`, environment variables, flags. A variable
-is `PACELINE_` and the key in capitals with `__` for the dots: `PACELINE_QUEUE__LIMIT=500`. Values are read as TOML where they
-are TOML, else as text. Wrong keys and values are told with their places and what is allowed, all of them at once, and then
-what does not fit together;
-`paceline serve --check` tells without serving.
+Sources, each stronger than the one before: defaults, the file of `--config`, environment variables, flags. The file is TOML, or
+JSON if its name ends in `.json`: the same keys, tables as objects. A variable is `PACELINE_` and the key in capitals with `__`
+for the dots: `PACELINE_QUEUE__LIMIT=500`. Values are read as TOML where they are TOML, else as text. Wrong keys and values are
+told with their places and what is allowed, all of them at once, and then what does not fit together; `paceline serve --check`
+tells without serving.
 
     upstreams = ["http://10.0.0.1:8000", { url = "http://10.0.0.2:8000", slots = 128 }]
 
@@ -37,10 +38,11 @@ A parameter that is a policy itself is written by its name, or as a table of `na
 --set in_flight=96 --set policy=window --set policy.params.every_s=1`. `paceline policy list` names what is built in.
 
 SIGHUP and `POST /reload` on the admin port read all of it again, and put all of it or nothing in force, without dropping a
-request. What needs a restart is refused there by name: `host`, `port`, `admin_host`, `admin_port`, `ledger`,
-`experiments`, `experiment`, `shared`, `energy` but for `energy.carbon` and `energy.price`, and of `limits` all but
-`body_bytes`; and while an experiment runs, so are another policy and placement. `paceline.config.generation` tells which is in
-force, by a digest.
+request. What needs a restart is refused there by name: `host`, `port`, `admin_host`, `admin_port`, `tls`, `admin.tls`,
+`ledger`, `experiments`, `experiment`, `shared`, `log_format`, `log_requests`, `energy` but for `energy.carbon` and
+`energy.price`, and
+of `limits` all but `body_bytes`; and while an experiment runs, so are another policy and placement. Tokens and certificates are
+read again with it. `paceline.config.generation` tells which is in force, by a digest.
 
 """
 
@@ -58,7 +60,12 @@ LISTS: dict[str, type[Section]] = {
 
 
 # the tables that a configuration may have one of, and need not
-ONES: dict[str, type[Section]] = {"experiment": Experiment, "experiment.control": Arm, "experiment.treatment": Arm}
+ONES: dict[str, type[Section]] = {
+    "experiment": Experiment,
+    "experiment.split": Split,
+    "experiment.control": Arm,
+    "experiment.treatment": Arm,
+}
 
 
 def rows(section: type[Section], prefix: str = "", default: Any = None) -> Iterator[str]:
@@ -96,3 +103,5 @@ def page() -> str:
 
 if __name__ == "__main__":
     PAGE.write_text(page())
+    reference_metrics.PAGE.write_text(reference_metrics.page())
+    reference_commands.PAGE.write_text(reference_commands.page())

@@ -1,9 +1,9 @@
-"""Who belongs to which arm of a split, and what each arm may see of the room.
+"""Who belongs to which side of a split, and what each side may see of the room.
 
 Who belongs where is decided by a hash of what should stay together: the session, else the tenant, else the request. Then it is
-sessions or tenants that were drawn, not requests, and few tenants are a small experiment however much they send. A request
-that only one server can serve (it continues what that one stored) belongs to that server's arm. Whoever's arm has no healthy
-server goes to the other arm: an experiment may cost joules, never a request.
+sessions or tenants that were drawn, not requests, and few tenants make uneven sides. A request that only one server can serve
+(it continues what that one stored) belongs to that server's side. Whoever's side has no healthy server goes to the other: an
+experiment may cost joules, never a request.
 """
 
 from __future__ import annotations
@@ -15,88 +15,85 @@ from hashlib import blake2b
 from math import ceil, inf
 
 from policies.base import Queue, Tier, View, Waiting
-from telemetry.design import CONTROL, TREATMENT
 
-ARMS = (CONTROL, TREATMENT)
+A, B = 0, 1
+BOTH = (A, B)
 
 
 class SplitRefused(ValueError):
-    """Arms that would share what must be theirs alone; the message says all of it, and what is allowed."""
+    """Sides that would share what must be theirs alone; the message says all of it, and what is allowed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Which servers are whose, and how requests are drawn.
+    """Which servers are whose, and how requests are drawn: each server has as much to do.
 
     Attributes:
-        control: names of servers.
-        treatment: names of others.
+        a: names of side A's servers.
+        b: names of side B's.
         seed: decides who belongs where.
-        share: of sessions, tenants or requests that belong to treatment; not set: its part of the servers, so that each
-            server has as much to do.
     """
 
-    control: tuple[str, ...]
-    treatment: tuple[str, ...]
+    a: tuple[str, ...]
+    b: tuple[str, ...]
     seed: int = 0
-    share: float | None = None
 
     def __post_init__(self) -> None:
-        if not (self.control and self.treatment):
-            raise SplitRefused("each arm needs a server of its own")
-        if shared := sorted(set(self.control) & set(self.treatment)):
-            raise SplitRefused(f"{', '.join(shared)} would serve both arms, which then share its queue and its batch")
-        if self.share is not None and not 0 < self.share < 1:
-            raise SplitRefused("share must be between 0 and 1")
+        if not (self.a and self.b):
+            raise SplitRefused("each side needs a server of its own")
+        if shared := sorted(set(self.a) & set(self.b)):
+            raise SplitRefused(f"{', '.join(shared)} would be on both sides, which then share its queue and its batch")
 
     @property
-    def treated(self) -> float:
-        """The share that belongs to treatment."""
-        return len(self.treatment) / (len(self.control) + len(self.treatment)) if self.share is None else self.share
+    def names(self) -> tuple[str, ...]:
+        return (*self.a, *self.b)
 
     @property
-    def swapped(self) -> Split:
-        """The arms on each other's servers: what both runs find alike is not the servers'."""
-        return Split(self.treatment, self.control, self.seed, self.share)
+    def share(self) -> float:
+        """Of sessions, tenants or requests, that belong to side B."""
+        return len(self.b) / len(self.names)
 
-    def servers(self, arm: int) -> tuple[str, ...]:
-        return self.control if arm == CONTROL else self.treatment
+    def servers(self, side: int) -> tuple[str, ...]:
+        return self.a if side == A else self.b
 
-    def arm_of(self, waiting: Waiting) -> int:
-        """CONTROL or TREATMENT, the same for all of a session, else of a tenant."""
-        if waiting.server in self.control:
-            return CONTROL
-        if waiting.server in self.treatment:
-            return TREATMENT
-        return TREATMENT if _place(self.seed, _sticky(waiting)) < self.treated else CONTROL
+    def side_with(self, server: str) -> int | None:
+        """The side that a server is on; None: on neither."""
+        return A if server in self.a else B if server in self.b else None
+
+    def side_of(self, waiting: Waiting) -> int:
+        """A or B, the same for all of a session, else of a tenant."""
+        bound = self.side_with(waiting.server)
+        if bound is not None:
+            return bound
+        return B if _place(self.seed, _sticky(waiting)) < self.share else A
 
 
 @dataclass(frozen=True, slots=True)
 class Sides:
-    """A view, as each arm may see it."""
+    """A view, as each side may see it."""
 
     split: Split
     whole: View
-    only: int | None = field(init=False)  # the arm that has all, since the other has no healthy server
+    only: int | None = field(init=False)  # the side that has all, since the other has no healthy server
 
     def __post_init__(self) -> None:
         healthy = {server.name for server in self.whole.servers if server.healthy}
-        working = [arm for arm in ARMS if healthy & set(self.split.servers(arm))]
+        working = [side for side in BOTH if healthy & set(self.split.servers(side))]
         object.__setattr__(self, "only", working[0] if len(working) == 1 else None)
 
-    def arm_of(self, waiting: Waiting) -> int:
-        return self.split.arm_of(waiting) if self.only is None else self.only
+    def side_of(self, waiting: Waiting) -> int:
+        return self.split.side_of(waiting) if self.only is None else self.only
 
-    def view(self, arm: int) -> View:
+    def view(self, side: int) -> View:
         """Its requests and servers; of arrivals and of those without a slot yet its share, for whose they are is not told."""
-        names, view = self.split.servers(arm), self.whole
-        part = self.split.treated if arm == TREATMENT else 1 - self.split.treated
+        names, view = self.split.servers(side), self.whole
+        part = self.split.share if side == B else 1 - self.split.share
         traffic = view.traffic
         if traffic.per_s is not None:
             traffic = replace(traffic, per_s=traffic.per_s * part, flexible_per_s=traffic.flexible_per_s * part)
         return replace(
             view,
-            waiting=Side(view.waiting, self, arm),
+            waiting=Side(view.waiting, self, side),
             in_flight={id: flight for id, flight in view.in_flight.items() if flight.server in names},
             servers=[server for server in view.servers if server.name in names],
             traffic=traffic,
@@ -107,11 +104,11 @@ class Sides:
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """Those who wait of one arm, in order of arrival; they are looked for once, when they are first asked about."""
+    """Those who wait of one side, in order of arrival; they are looked for once, when they are first asked about."""
 
     queue: Queue
     sides: Sides
-    arm: int
+    side: int
     _found: list[Sequence[Waiting]] = field(default_factory=list, compare=False)
 
     def __iter__(self) -> Iterator[Waiting]:
@@ -140,15 +137,15 @@ class Side:
         return sum(waiting.max_new_tokens for waiting in self._own)
 
     def of(self, tier: Tier) -> Queue:
-        return Side(self.queue.of(tier), self.sides, self.arm)
+        return Side(self.queue.of(tier), self.sides, self.side)
 
     def due_before(self, instant: float) -> Iterator[Waiting]:
-        return (waiting for waiting in self.queue.due_before(instant) if self.sides.arm_of(waiting) == self.arm)
+        return (waiting for waiting in self.queue.due_before(instant) if self.sides.side_of(waiting) == self.side)
 
     @property
     def _own(self) -> Sequence[Waiting]:
         if not self._found:
-            self._found.append([waiting for waiting in self.queue if self.sides.arm_of(waiting) == self.arm])
+            self._found.append([waiting for waiting in self.queue if self.sides.side_of(waiting) == self.side])
         return self._found[0]
 
 

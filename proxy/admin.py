@@ -23,6 +23,9 @@ from proxy.breaker import Circuit
 from proxy.config import Config, Named
 from proxy.experiments.routes import create_routes
 from proxy.fleet import Pool
+from proxy.guard import Guard
+from proxy.live.events import create_live
+from proxy.live.page import create_page
 from proxy.reload import reload
 from proxy.selftest import selftest
 from proxy.sources import ConfigError
@@ -51,7 +54,9 @@ def create_admin(app: App, read: Callable[[], Config] | None = None) -> FastAPI:
         read: reads the configuration again; without it there is none to read.
     """
     read = read or (lambda: app.config)
-    api = FastAPI(title="Paceline admin", version=version("paceline"))
+    # no /docs: its page would run scripts of another site on the port that can change everything
+    api = FastAPI(title="Paceline admin", version=version("paceline"), docs_url=None, redoc_url=None)
+    api.add_middleware(Guard, rules=lambda: app.rules)
 
     @api.exception_handler(RequestValidationError)
     async def not_understood(request: Request, error: RequestValidationError) -> JSONResponse:
@@ -152,11 +157,13 @@ def create_admin(app: App, read: Callable[[], Config] | None = None) -> FastAPI:
         return _version(app)
 
     api.include_router(create_routes(app))
+    api.include_router(create_live(app))
+    api.include_router(create_page())
 
     @api.get("/metrics")
-    async def metrics() -> Response:
-        """Prometheus exposition."""
-        body, content_type = app.telemetry.render()
+    async def metrics(request: Request) -> Response:
+        """Prometheus exposition; OpenMetrics, with exemplars, for whoever accepts it."""
+        body, content_type = app.telemetry.render(request.headers.get("accept", ""))
         return Response(body, headers={"content-type": content_type})
 
     return api

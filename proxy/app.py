@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -17,10 +18,12 @@ from proxy.checks import Checks
 from proxy.config import Config
 from proxy.energy import Energy
 from proxy.experiments import report
+from proxy.experiments.count import is_late
 from proxy.experiments.experiments import Experiments
 from proxy.experiments.keeping import create_experiments
 from proxy.fleet import Fleet, Pool, create_fleet
 from proxy.forward import Forward
+from proxy.guard import Rules
 from proxy.metering import create_energy
 from proxy.shadow import Shadows
 from proxy.sleeping import Sleeping
@@ -37,6 +40,7 @@ from telemetry.usage import Usage
 log = logging.getLogger("paceline.app")
 
 SETTLE_WITHIN_S = 2.0  # at the end, for the joules of the last requests
+PUSH_WITHIN_S = 3.0  # at the end, for a collector to take the last metrics and traces
 
 
 @dataclass(slots=True)
@@ -55,6 +59,7 @@ class App:
     files: LedgerFiles | None  # None: nobody asked for files of the ledger
     shadows: Shadows
     experiments: Experiments
+    rules: Rules  # of the admin port
     usage: Usage = field(default_factory=Usage)
     settling: dict[str, Entry] = field(default_factory=dict)  # ended, and their joules are not final
     sleeping: Sleeping = field(default_factory=Sleeping)
@@ -114,7 +119,22 @@ class App:
             await asyncio.to_thread(self.energy.close)
         for server in self.fleet.servers:
             await server.close()
-        await asyncio.to_thread(self.telemetry.shutdown)
+        await self._pushed()
+
+    async def _pushed(self) -> None:
+        """The last metrics and traces are pushed; a collector that does not answer holds nobody up for long."""
+        loop, done = asyncio.get_running_loop(), asyncio.Event()
+
+        def push() -> None:
+            self.telemetry.shutdown()
+            with suppress(RuntimeError):  # the loop is over
+                loop.call_soon_threadsafe(done.set)
+
+        threading.Thread(target=push, daemon=True, name="paceline-last-push").start()  # the interpreter waits for no daemon
+        try:
+            await asyncio.wait_for(done.wait(), PUSH_WITHIN_S)
+        except TimeoutError:
+            log.warning("the collector did not take the last metrics and traces within %g s", PUSH_WITHIN_S)
 
     async def _settled(self) -> None:
         """The joules of the requests that have just ended are final, unless their meter is slow."""
@@ -176,7 +196,8 @@ def create_app(config: Config, environ: Mapping[str, str]) -> App:
     shadows = Shadows(config, fleet, ledger, model, telemetry.shadow_waits)
     experiments = create_experiments(config, environ, fleet, ledger, energy)
     checks = Checks(config, fleet)
-    app = App(config, environ, ledger, fleet, forward, checks, energy, telemetry, factors, files, shadows, experiments)
+    rules = Rules.of(config, environ)
+    app = App(config, environ, ledger, fleet, forward, checks, energy, telemetry, factors, files, shadows, experiments, rules)
     for pool in fleet.pools.values():
         app.tell(pool)
     _connect(app)
@@ -189,6 +210,8 @@ def _connect(app: App) -> None:
 
     def ended(entry: Entry) -> None:
         telemetry.request_ended(entry)
+        if is_late(entry):
+            telemetry.late(entry)
         if energy is None or not energy.covers(entry):
             entry.tokens.clear()  # nobody will settle them
             app.final(entry)
@@ -206,7 +229,7 @@ def _connect(app: App) -> None:
         later(ended, entry)  # so that no response waits for its own statistics
 
     app.experiments.on_shadows = app.cast_shadows
-    generation.on_arrival = app.experiments.arrived
+    generation.on_waiting = app.experiments.arrived
     generation.on_end = over
     generation.on_retry = telemetry.retried
     forward.on_refusal = telemetry.refused
@@ -244,7 +267,7 @@ def _gauges(app: App) -> Gauges:
     """What is exported as it is now."""
     fleet, energy = app.fleet, app.energy
     servers = [
-        ServerGauge(view.name, pool.name, view.in_flight, str(pool.servers[view.name].breaker.circuit), view.state)
+        ServerGauge(view.name, pool.name, view.in_flight, str(pool.servers[view.name].breaker.circuit), view.state, view.slots)
         for pool in fleet.pools.values()
         for view in pool.scheduler.room.server_views()
     ]
@@ -253,6 +276,8 @@ def _gauges(app: App) -> Gauges:
         held=fleet.sum(lambda room: room.held),
         ready=fleet.sum(lambda room: room.ready),
         body_bytes=app.forward.admission.total.bytes,
+        queue_limit=app.config.queue.limit,
+        body_limit=app.config.queue.bytes,
         servers=servers,
         telemetry=energy.snapshot() if energy is not None else UNKNOWN,
         domains=energy.totals() if energy is not None else (),
@@ -260,4 +285,5 @@ def _gauges(app: App) -> Gauges:
         ledger_dropped=app.files.dropped if app.files is not None else None,
         shadow=shadow_report.gauge(app.shadows),
         experiments=report.gauges(app.experiments),
+        ended=report.ended(app.experiments),
     )

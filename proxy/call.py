@@ -37,6 +37,7 @@ class Call:
     authenticated: bool = False  # this proxy took the client's key for itself, so it is not passed on
     rewritten: bool = False  # the body is not the client's any more
     started: bool = False  # the head of an answer is out
+    status: int = 0  # of that head; 0: none is out
     complete: bool = False  # the answer's end was seen in it
     awaits_energy: bool = False  # its client asked to get its joules with the answer
     held: HeldAnswer | HeldStream | None = None  # what is left of the answer for when they are known
@@ -83,7 +84,7 @@ class Call:
         return headers
 
     async def start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
-        self.started = True
+        self.started, self.status = True, status
         headers.append((b"x-paceline-request-id", self.id.encode()))
         await self.send({"type": "http.response.start", "status": status, "headers": headers})
 

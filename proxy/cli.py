@@ -18,6 +18,7 @@ COMMANDS = {
     "advise": "bench.advise.command:command",
     "policy": "bench.policy:command",
     "ab": "bench.ab.command:command",
+    "top": "bench.top.command:command",
     "key": "proxy.keys:command",
 }
 

@@ -34,6 +34,7 @@ class Forward:
     ledger: Ledger
     model: StepModel
     on_refusal: Callable[[str], None] = lambda kind: None
+    on_left: Callable[[Call], None] | None = None  # whoever it was, whatever came of it
     draining: bool = False
     admission: Admission = field(init=False)
     exchange: Exchange = field(init=False)
@@ -93,6 +94,8 @@ class Forward:
         finally:
             self._drop_body(call)
             self._open.discard(call)
+            if self.on_left is not None:
+                self.on_left(call)
 
     def _say_refused(self, call: Call, refusal: Refusal) -> None:
         self.counts.refused += 1

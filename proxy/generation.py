@@ -45,6 +45,7 @@ class Generation:
 
     Attributes:
         on_arrival: told of each that comes, and to which pool.
+        on_waiting: told of each that comes what the room will know of it.
         on_release: told of each that leaves to a server.
         on_return: told of each that its server did not take, and that waits again.
         on_end: told of each that has ended, however.
@@ -59,6 +60,7 @@ class Generation:
     admission: Admission
     exchange: Exchange
     on_arrival: Callable[[Pool, Entry], None] = lambda pool, entry: None
+    on_waiting: Callable[[Pool, Entry, Waiting], None] = lambda pool, entry, waiting: None
     on_release: Callable[[Entry], None] = lambda entry: None
     on_return: Callable[[Entry], None] = lambda entry: None
     on_end: Callable[[Entry], None] = lambda entry: None
@@ -146,6 +148,7 @@ class Generation:
             Refusal: there was none in time, or none answered.
         """
         waiting, pool = self._waiting(call, ask, entry), call.pool
+        self.on_waiting(pool, entry, waiting)
         call.awaits_energy = call.headers.get(ENERGY, b"").lower() == b"wait"
         call.headers.clear()  # they are read; ten thousand may wait
         not_reached: set[str] = set()

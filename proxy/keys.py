@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
 import click
+
+from proxy.config import Admin, Config
+
+SHORTEST_TOKEN = 16  # characters: a shorter one might be guessed over the network
 
 
 class Shown(Protocol):
@@ -41,21 +46,54 @@ def key_of(shown: Shown, environ: Mapping[str, str]) -> str:
     Raises:
         KeyUnavailable: see there.
     """
-    if shown.key_file is not None:
+    return secret(shown.url, "key", shown.key_file, shown.key_env, environ)
+
+
+def secret(whose: str | None, what: str, file: str | None, variable: str | None, environ: Mapping[str, str]) -> str:
+    """A key or a token from its file or its variable, one line of plain text; empty when it has neither.
+
+    Raises:
+        KeyUnavailable: see there.
+    """
+    if file is not None:
+        where = f"{what}_file {file}"
         try:
-            key = Path(shown.key_file).read_text().strip()
+            found = Path(file).read_text().strip()
         except (OSError, UnicodeDecodeError) as error:
-            raise KeyUnavailable(f"{shown.url}: key_file {shown.key_file}: {type(error).__name__}") from error
-        where = f"key_file {shown.key_file}"
-    elif shown.key_env is not None:
-        key, where = environ.get(shown.key_env, "").strip(), f"environment variable {shown.key_env}"
+            raise KeyUnavailable(f"{whose}: {where}: {type(error).__name__}") from error
+    elif variable is not None:
+        found, where = environ.get(variable, "").strip(), f"environment variable {variable}"
     else:
         return ""
-    if not key:
-        raise KeyUnavailable(f"{shown.url}: {where} holds no key")
-    if not key.isascii() or not key.isprintable():
-        raise KeyUnavailable(f"{shown.url}: {where} holds more than one line, or no plain text")
-    return key
+    if not found:
+        raise KeyUnavailable(f"{whose}: {where} holds no {what}")
+    if not found.isascii() or not found.isprintable():
+        raise KeyUnavailable(f"{whose}: {where} holds more than one line, or no plain text")
+    return found
+
+
+def token_of(admin: Admin, environ: Mapping[str, str]) -> str:
+    """The admin port's token; empty when there is none.
+
+    Raises:
+        KeyUnavailable: it is not where it should be, or is too short to be one.
+    """
+    token = secret("admin", "token", admin.token_file, admin.token_env, environ)
+    if token and (len(token) < SHORTEST_TOKEN or " " in token):
+        raise KeyUnavailable(
+            f"admin: a token has {SHORTEST_TOKEN} characters at least, and no space; `openssl rand -hex 32` makes one"
+        )
+    return token
+
+
+def secrets_of(config: Config, environ: Mapping[str, str]) -> Iterator[str]:
+    """Every key, password and token that a configuration names, as far as they can be had."""
+    shown_to: tuple[Shown, ...] = (*config.upstreams, config.energy, config.shared)
+    for shown in shown_to:
+        with suppress(KeyUnavailable):
+            yield key_of(shown, environ)
+    with suppress(KeyUnavailable):
+        yield token_of(config.admin, environ)
 
 
 @click.command("key", short_help="make a key for a tenant")

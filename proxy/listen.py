@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import ssl
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,9 +35,26 @@ class Server(uvicorn.Server):
         yield
 
 
-def http_server(app: Any, *, grace_s: float, limits: Limits | None = None) -> Server:
-    """A server that adds no header of its own; `grace_s` is its grace for what is in flight when it closes."""
-    config = uvicorn.Config(
+class Settings(uvicorn.Config):
+    """Settings with a TLS context that whoever made it can load other certificates into."""
+
+    tls: ssl.SSLContext | None = None
+
+    def load(self) -> None:
+        super().load()
+        self.ssl = self.tls
+
+
+def http_server(app: Any, *, grace_s: float, limits: Limits | None = None, tls: ssl.SSLContext | None = None) -> Server:
+    """A server that adds no header of its own.
+
+    Args:
+        app: an ASGI app.
+        grace_s: for what is in flight when it closes.
+        limits: what a client may ask of it; None: whatever it likes.
+        tls: speaks HTTPS with this; None: plain HTTP.
+    """
+    config = Settings(
         app,
         loop="none",
         http=bounded(limits) if limits is not None else "httptools",
@@ -51,6 +69,7 @@ def http_server(app: Any, *, grace_s: float, limits: Limits | None = None) -> Se
         timeout_graceful_shutdown=max(round(grace_s), 1),
         backlog=8192,
     )
+    config.tls = tls
     return Server(config)
 
 
@@ -250,8 +269,9 @@ def listen(host: str, port: int) -> socket.socket:
     return sock
 
 
-def address(sock: socket.socket) -> str:
+def address(sock: socket.socket, *, tls: bool = False) -> str:
     """The URL at which a listening socket is reached from this machine."""
     host, port = sock.getsockname()[:2]
     shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
-    return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
+    scheme = "https" if tls else "http"
+    return f"{scheme}://[{shown}]:{port}" if ":" in shown else f"{scheme}://{shown}:{port}"

@@ -11,14 +11,27 @@ from policies.strategy import Strategy
 from proxy.app import App
 from proxy.config import Config, Upstream
 from proxy.fleet import Pool, Server, connect, create_pool
-from proxy.keys import key_of
+from proxy.guard import Rules
+from proxy.keys import KeyUnavailable, key_of
 from proxy.sources import ConfigError
 from telemetry.factors import Factors
 
 log = logging.getLogger("paceline.reload")
 
 # what is built in when the process starts
-FIXED = ("host", "port", "admin_host", "admin_port", "ledger", "experiments", "experiment", "shared")
+FIXED = (
+    "host",
+    "port",
+    "admin_host",
+    "admin_port",
+    "ledger",
+    "experiments",
+    "experiment",
+    "shared",
+    "tls",
+    "log_format",
+    "log_requests",
+)
 NOT_FIXED_ENERGY = {"carbon", "price"}
 FIXED_LIMITS = (
     "header_bytes",
@@ -43,6 +56,7 @@ def reload(app: App, config: Config) -> None:
     strategy, model, factors = config.strategy(), config.step_model(), _factors(config)
     before, fleet = app.config, app.fleet
     former, servers = dict(fleet.pools), {server.name: server for server in fleet.servers}
+    rules = _rules(app, config)
     made = _connect(app, config, servers)  # whatever can fail has now been done
     changed_strategy = (before.policy, before.placement) != (config.policy, config.placement)
     # the same by name, but what it reads from a file is not
@@ -59,7 +73,7 @@ def reload(app: App, config: Config) -> None:
             pool.scheduler.use(strategy)
         pool.apply()
     app.forward.use(config, model)
-    app.factors = factors
+    app.factors, app.rules = factors, rules
     app.shadows.use(config)
     app.config = app.checks.config = config
     app.cast_shadows()
@@ -79,6 +93,8 @@ def _check(before: Config, after: Config) -> None:
     if before.energy.model_dump(exclude=NOT_FIXED_ENERGY) != after.energy.model_dump(exclude=NOT_FIXED_ENERGY):
         fixed.append("energy")
     fixed += [f"limits.{key}" for key in FIXED_LIMITS if getattr(before.limits, key) != getattr(after.limits, key)]
+    if before.admin.tls != after.admin.tls:
+        fixed.append("admin.tls")
     if fixed:
         raise ConfigError(f"{', '.join(fixed)}: cannot be changed without a restart; nothing has been changed")
 
@@ -100,6 +116,18 @@ def _factors(config: Config) -> Factors:
     try:
         return config.energy.factors()
     except ValueError as error:
+        raise ConfigError(f"{error}; nothing has been changed") from error
+
+
+def _rules(app: App, config: Config) -> Rules:
+    """Of the admin port.
+
+    Raises:
+        ConfigError: its token is not to be had.
+    """
+    try:
+        return Rules.of(config, app.environ)
+    except KeyUnavailable as error:
         raise ConfigError(f"{error}; nothing has been changed") from error
 
 

@@ -4,20 +4,22 @@ All of it are unions, so it does not matter who tells what first, or twice: log 
 blocks by block and replica, and of a state that is over, or was changed more often, nobody goes back.
 
 Quantiles of several replicas cannot be had from theirs. What is told is the worst of them, which the whole's cannot exceed: if
-at most 5 % of each replica's requests are slower, so are at most 5 % of all.
+at most 5 % of each replica's requests are slower, so are at most 5 % of all. A 95th percentile of a handful is none, so
+those who had a handful are heard only where all had.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from proxy.experiments.store import Part, State
 from telemetry.blocks import Block
+from telemetry.guardrails import ENOUGH_FOR_P95
 from telemetry.snapshot import Source
 
 AGREE = 0.03  # two meters of the same devices over the same block: a counter and integrated power differ by less
@@ -30,9 +32,10 @@ ADDED = (
     "late",
     "burn_in_requests",
     "crossing",
+    "unfinished",
     "arrival_rate",
 )
-WORST = ("ttft_p95_s", "tpot_p95_s", "wait_p99_s")
+PERCENTILES = (("ttft_p95_s", "ttft_of"), ("tpot_p95_s", "tpot_of"))
 
 Lines = Mapping[str, Mapping[str, Any]]
 Parts = Mapping[tuple[int, str], Part]
@@ -159,7 +162,10 @@ def merge(parts: Mapping[str, Block], expected: Collection[str] = ()) -> Merged:
         notes.append(f"not whole at {', '.join(cut)}")
     energy = _energy(parts, notes)
     counts = {name: sum(getattr(part, name) for part in parts.values()) for name in ADDED}
-    worst = {name: max((v for p in parts.values() if (v := getattr(p, name)) is not None), default=None) for name in WORST}
+    waits_s = [part.wait_p99_s for part in parts.values() if part.wait_p99_s is not None]
+    worst: dict[str, Any] = {"wait_p99_s": max(waits_s, default=None)}
+    for figure, of in PERCENTILES:
+        worst[figure], worst[of] = _worst([(getattr(part, figure), getattr(part, of)) for part in parts.values()])
     changed: dict[str, Any] = {
         "start_unix_s": min(part.start_unix_s for part in parts.values()),
         "end_unix_s": max(part.end_unix_s for part in parts.values()),
@@ -167,6 +173,14 @@ def merge(parts: Mapping[str, Block], expected: Collection[str] = ()) -> Merged:
     }
     block = replace(first, **{**changed, **counts, **worst, **energy})
     return Merged(block, missing, tuple(notes))
+
+
+def _worst(told: Sequence[tuple[float | None, int | None]]) -> tuple[float | None, int | None]:
+    """Of each replica's percentile and how many it is of, the worst of those that are of enough, with what they are of."""
+    enough = [(value, of) for value, of in told if value is not None and (of is None or of >= ENOUGH_FOR_P95)]
+    counts = [of for _, of in enough or told if of is not None]
+    values = [value for value, _ in enough or told if value is not None]
+    return max(values, default=None), (sum if enough else max)(counts) if counts else None
 
 
 def _energy(parts: Mapping[str, Block], notes: list[str]) -> dict[str, Any]:

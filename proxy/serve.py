@@ -8,25 +8,27 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
 import click
 
+from proxy import certificates, guard, logs
 from proxy.admin import create_admin
 from proxy.app import App, create_app
 from proxy.config import Config, MeterName
 from proxy.dialects import DIALECTS
+from proxy.keys import secrets_of
 from proxy.listen import CannotListen, Server, address, http_server, listen, said_already
 from proxy.reload import reload
+from proxy.request_log import RequestLog
 from proxy.sources import ConfigError, load, toml_or_text
 
 log = logging.getLogger("paceline.serve")
 
 LAST_OCTETS_S = 0.5  # for clients to take what is left in our buffers
-LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 @click.command("serve", short_help="run the proxy")
@@ -42,14 +44,19 @@ LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 @click.option("--port", type=int, help="Data port. [8080]")
 @click.option("--admin-host", help="Address of the admin port. [127.0.0.1]")
 @click.option("--admin-port", type=int, help="Admin port. [9464]")
-@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="[info]")
-@click.option("--config", "file", type=click.Path(path_type=Path), help="A TOML file; environment and flags go before it.")
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Least that is logged. [info]")
+@click.option("--log-format", type=click.Choice(["console", "json"]), help="Lines for people, or an object a line. [console]")
+@click.option(
+    "--config", "file", type=click.Path(path_type=Path), help="A TOML or JSON file; environment and flags go before it."
+)
 @click.option("--check", is_flag=True, help="Check the configuration, print the strategy, and exit.")
 def command(file: Path | None, check: bool, **options: Any) -> None:
     """Run the proxy in front of one or more inference servers."""
 
     def read() -> Config:
-        return load(file, os.environ, _flags(options))
+        config = load(file, os.environ, _flags(options))
+        logs.hide(secrets_of(config, os.environ))
+        return config
 
     try:
         config = read()
@@ -58,24 +65,25 @@ def command(file: Path | None, check: bool, **options: Any) -> None:
         sys.exit(2)
     if check:
         click.echo(f"the configuration is good: {config.strategy().describe()}")
+        for doubt in guard.doubts(config):
+            click.echo(f"warning: {doubt}", err=True)
         return
-    logging.basicConfig(level=config.log_level.upper(), format=LOG_FORMAT, stream=sys.stderr)
-    for chatty in ("httpx", "uvicorn.error"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    json = logs.set_up(config)
     logging.getLogger("uvicorn.error").addFilter(said_already)
     import uvloop
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(config, read))
+        runner.run(serve(config, read, json))
 
 
 def _flags(options: dict[str, Any]) -> dict[str, Any]:
     """What was given on the command line, as dotted keys."""
     flags: dict[str, Any] = {}
     renamed = {"policy": "policy.name", "placement": "placement.name", "meter": "energy.meter"}
-    for key in ("dialect", "policy", "placement", "meter", "usage", "host", "port", "admin_host", "admin_port", "log_level"):
+    renamed |= {key: key for key in ("dialect", "usage", "host", "port", "admin_host", "admin_port", "log_level", "log_format")}
+    for key, dotted in renamed.items():
         if options[key] is not None:
-            flags[renamed.get(key, key)] = options[key]
+            flags[dotted] = options[key]
     if options["upstreams"]:
         flags["upstreams"] = list(options["upstreams"])
     for kind in ("policy", "placement"):
@@ -87,35 +95,63 @@ def _flags(options: dict[str, Any]) -> dict[str, Any]:
     return flags
 
 
-async def serve(config: Config, read: Callable[[], Config]) -> None:
+async def serve(config: Config, read: Callable[[], Config], json: logs.Json | None = None) -> None:
     """Run until SIGTERM or SIGINT, then let go of who waits and finish what is in flight.
 
     Args:
         config: at the start.
         read: reads it again, for SIGHUP and the admin port.
+        json: the formatter of logs, if that is what they are; it is told where requests' traces are found.
     """
     try:
         sockets = [listen(config.host, config.port), listen(config.admin_host, config.admin_port)]
-    except CannotListen as error:
+        own = [certificates.of(tls) for tls in (config.tls, config.admin.tls)]
+    except (CannotListen, certificates.BadCertificate) as error:
         click.echo(str(error), err=True)
         sys.exit(1)
     app = create_app(config, os.environ)
+    if json is not None:
+        json.lookup = app.ledger.get
+    requests = _log_of_requests(app)
     await app.start()
+    watched = [one for one in own if one is not None]
+    app.run(certificates.watch(watched), "paceline-certificates")
+    tls = [one.context if one is not None else None for one in own]
     # its own grace is longer than ours, which ends with answers instead of cancellations
-    data = http_server(app.forward, grace_s=config.drain.grace_s + 5, limits=config.limits)
-    admin = http_server(create_admin(app, read), grace_s=1)
+    data = http_server(app.forward, grace_s=config.drain.grace_s + 5, limits=config.limits, tls=tls[0])
+    admin = http_server(create_admin(app, read), grace_s=1, tls=tls[1])
     running = [asyncio.create_task(server.serve([sock])) for server, sock in zip((data, admin), sockets, strict=True)]
     while not (data.started and admin.started):
         await asyncio.sleep(0.01)
     _collect_seldom()
-    click.echo(f"paceline ready: data {address(sockets[0])} admin {address(sockets[1])}")
-    sys.stdout.flush()
-    again = _signals(app, read)
+    for doubt in guard.doubts(config):
+        log.warning("%s", doubt)
+    _say_ready([address(sock, tls=context is not None) for sock, context in zip(sockets, tls, strict=True)], json)
+    again = _signals(app, read, watched)
     await again.closing.wait()
     await _close(app, data, running[0], again.at_once)
     admin.should_exit = True
     await running[1]
     await app.stop()
+    if requests is not None:
+        requests.write(all=True)
+
+
+def _log_of_requests(app: App) -> RequestLog | None:
+    """Where one is asked for."""
+    if not app.config.log_requests:
+        return None
+    requests = RequestLog(app.settling, app.fleet.default.scheduler.clock)
+    app.forward.on_left = requests.ended
+    app.run(requests.run(), "paceline-requests")
+    return requests
+
+
+def _say_ready(where: Sequence[str], json: logs.Json | None) -> None:
+    """On standard output, for whoever starts us; where logs are JSON, so is this."""
+    said = "paceline ready: data {} admin {}".format(*where)
+    click.echo(json.format(logging.makeLogRecord({"name": log.name, "msg": said, "levelname": "INFO"})) if json else said)
+    sys.stdout.flush()
 
 
 def _collect_seldom() -> None:
@@ -140,8 +176,8 @@ class Signals:
         (self.at_once if self.closing.is_set() else self.closing).set()
 
 
-def _signals(app: App, read: Callable[[], Config]) -> Signals:
-    """SIGTERM and SIGINT close, twice at once; SIGHUP reads the configuration again."""
+def _signals(app: App, read: Callable[[], Config], watched: Sequence[certificates.Certificates]) -> Signals:
+    """SIGTERM and SIGINT close, twice at once; SIGHUP reads configuration and certificates again."""
     signals, loop = Signals(), asyncio.get_running_loop()
 
     def read_again() -> None:
@@ -149,6 +185,8 @@ def _signals(app: App, read: Callable[[], Config]) -> Signals:
             reload(app, read())
         except ConfigError as error:
             log.error("the configuration was not read again, and the former one stays in force: %s", error)
+        for one in watched:
+            one.load_changed()
 
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, signals.close)

@@ -84,7 +84,7 @@ class Link:
             retry=Retry(NoBackoff(), 0),
             **tls,
         )
-        self.settings, self.replica, self.clock = settings, replica, clock
+        self.settings, self.replica, self.clock, self._password = settings, replica, clock, password
         self.instance = secrets.token_hex(8)
         self._lock = self._redis.lock(self._key("leader"), timeout=settings.lease_s, blocking=False, thread_local=False)
         self._first_unix_s: float | None = None
@@ -223,7 +223,9 @@ class Link:
         except WatchError as error:
             raise SharedUnavailable("others were faster") from error
         except (RedisError, OSError, UnicodeDecodeError) as error:
-            raise SharedUnavailable(f"{type(error).__name__}: {error}") from error
+            # an old Redis repeats what it does not know, the password of a HELLO too
+            words = str(error).replace(self._password, "[hidden]") if self._password else str(error)
+            raise SharedUnavailable(f"{type(error).__name__}: {words}") from error
 
 
 def _tls(settings: Shared) -> dict[str, Any]:

@@ -67,6 +67,7 @@ class SharedStore:
         self._reached = False  # by the last look
         self._trouble: _Trouble | None = None
         self._saving = asyncio.Lock()
+        self._syncing = asyncio.Lock()
         self._woken = asyncio.Event()
 
     # --- what others ask ------------------------------------------------------------------------------------------
@@ -154,6 +155,10 @@ class SharedStore:
 
     async def sync(self) -> bool:
         """One look at Redis, and what is new on either side brought to the other; False if that could not be."""
+        async with self._syncing:
+            return await self._sync()
+
+    async def _sync(self) -> bool:
         self._woken.clear()
         try:
             beat = await asyncio.to_thread(self.link.beat, self._replicas)

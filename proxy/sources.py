@@ -19,11 +19,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from policies.strategy import UnknownStrategy, build_placement, build_policy
+from proxy import certificates
 from proxy.config import Config, sections_of
-from proxy.keys import KeyUnavailable, key_of
+from proxy.keys import KeyUnavailable, key_of, token_of
 
 PREFIX = "PACELINE_"
-NOT_OURS = ("PACELINE_METER_KEY",)  # what `paceline meter` reads, on the same machine perhaps
+NOT_OURS = ("PACELINE_METER_KEY", "PACELINE_ADMIN_TOKEN")  # what `paceline meter`, and what talks to an admin port, read
 
 # the flags that are not called as their keys are
 FLAGS = {"upstreams": "--upstream", "policy.name": "--policy", "placement.name": "--placement", "energy.meter": "--meter"}
@@ -37,7 +38,7 @@ def load(file: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any]
     """The configuration of all sources together.
 
     Args:
-        file: a TOML file.
+        file: a TOML file, or a JSON file, whose name ends in `.json`.
         environ: the process's environment.
         flags: what the command line says, as dotted keys and values.
 
@@ -77,6 +78,9 @@ def load(file: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any]
         ("port", lambda: _check_ports(config)),
         ("tenants", lambda: _check_tenants(config)),
         ("shared", lambda: key_of(config.shared, environ)),
+        ("tls", lambda: certificates.check(config.tls)),
+        ("admin.tls", lambda: certificates.check(config.admin.tls)),
+        ("admin", lambda: token_of(config.admin, environ)),
     ):
         try:
             check()
@@ -91,11 +95,26 @@ def _from_file(file: Path | None) -> Iterator[tuple[str, str, Any]]:
     if file is None:
         return
     try:
-        tree = tomllib.loads(file.read_text())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        tree = _json(file.read_text()) if file.suffix == ".json" else tomllib.loads(file.read_text())
+    except (OSError, ValueError) as error:  # no text, no TOML and no JSON are all ValueErrors
         raise ConfigError(f"{file}: {error}") from error
     for key, value in tree.items():
         yield str(file), key, value
+
+
+def _json(text: str) -> dict[str, Any]:
+    """A tree of keys as JSON writes it, with what TOML forbids forbidden: a key that comes twice."""
+
+    def table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        keys = [key for key, _ in pairs]
+        if again := next((key for key in keys if keys.count(key) > 1), None):
+            raise ValueError(f"{again}: this key is there more than once")
+        return dict(pairs)
+
+    tree = json.loads(text, object_pairs_hook=table)
+    if not isinstance(tree, dict):
+        raise ValueError("must hold one object: the keys and their values")
+    return tree
 
 
 def _from_environ(environ: Mapping[str, str]) -> Iterator[tuple[str, str, Any]]:
@@ -161,7 +180,7 @@ def _explain(problem: Any, places: Mapping[str, str]) -> str:
         return f"{_place(key, places)}: no such key{allowed}"
     if problem["type"] == "missing":
         return f"{_place(key, places)}: missing" + ("; give at least one --upstream URL" if key == "upstreams" else "")
-    if "key" in key or "@" in str(problem["input"]):  # a secret, perhaps, in the wrong place
+    if "key" in key or "token" in key or "@" in str(problem["input"]):  # a secret, perhaps, in the wrong place
         return f"{_place(key, places)}: {problem['msg'].removeprefix('Value error, ')}"
     given = json.dumps(problem["input"], default=str)
     return f"{_place(key, places)}: {problem['msg'].removeprefix('Value error, ')} (given: {given[:80]})"

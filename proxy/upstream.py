@@ -12,6 +12,7 @@ has come, the request is sent again on another one.
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import socket
 import ssl
@@ -59,12 +60,20 @@ class Broken(UpstreamError):
 
 
 def _as_upstream_error(url: str, error: Exception) -> UpstreamError:
-    """The client library's error, told as ours, at this one boundary."""
-    if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError | aiohttp.InvalidURL):
-        return Unreachable(f"{url}: {getattr(error, 'os_error', error)}")
+    """The client library's error, told as ours, at this one boundary.
+
+    Without its words: they repeat the query, and octets of the answer, which are nobody's but the client's.
+    """
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return Unreachable(f"{url}: {getattr(error, 'os_error', None) or getattr(error, 'certificate_error', '')}")
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        return Unreachable(f"{url}: no connection in time")
+    if isinstance(error, aiohttp.InvalidURL):
+        return Unreachable(f"{url}: this path cannot be asked for")
     if isinstance(error, TimeoutError):
         return NoAnswer(f"{url}: no answer in time")
-    return Broken(f"{url}: {type(error).__name__}: {error}")
+    number = getattr(error, "errno", None)
+    return Broken(f"{url}: {type(error).__name__}" + (f": {os.strerror(number)}" if number else ""))
 
 
 _ERRORS = (aiohttp.ClientError, OSError)  # a TimeoutError is one of the latter

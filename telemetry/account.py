@@ -6,6 +6,7 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from math import inf
 from statistics import median
 
@@ -24,6 +25,7 @@ QUIET_INTERVALS = 50  # of which idle power is the median
 LEAST_MINUTES = 10  # with quiet in them, of which the least idle power is remembered
 NEIGHBOUR = 1.15  # so many times it: a warm card draws a tenth more, and what draws more than that is somebody else
 SEED_ERROR = 0.1  # relative standard error of a profile's idle power: cards differ, and warm ones draw more
+LATEST = 10  # intervals that tell how often a meter tells
 LEARNT_ERROR = 0.02  # ... and of a learnt one, at the least
 
 
@@ -317,6 +319,12 @@ class Account:
         untils = [device.settled_until for device in list(self._by_device.values())]
         newest = max(untils, default=-inf)
         return min((until for until in untils if until > newest - LOST_AFTER_S), default=-inf)
+
+    @property
+    def step_s(self) -> float:
+        """How long the latest intervals of its slowest device are, seconds (their median); 0 before there are any."""
+        latest = [device.totals[-LATEST - 1 :] for device in list(self._by_device.values()) if len(device.totals) > 1]
+        return max((median(later.at_s - at.at_s for at, later in pairwise(totals)) for totals in latest), default=0.0)
 
     @property
     def totals(self) -> Totals:

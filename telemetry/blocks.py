@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, fields
 from math import ceil, floor
 from typing import Any
 
+MOST_UNFINISHED = 0.01  # of a block's requests: with more, its tokens and joules are not its requests'
+
 
 @dataclass(frozen=True, slots=True)
 class Block:
@@ -30,8 +32,10 @@ class Block:
         late: missed deadlines: left after their deadline for want of a slot, or never.
         burn_in_requests: arrived during the burn-in; in no sum.
         crossing: of `requests`, those that ended after the block; their latencies are not in the quantiles.
+        unfinished: of `crossing`, those that had still not ended when the block was told, long after it: they may hang.
         ttft_p95_s: first token, streams of requests that agreed to no wait; None: there was none.
         tpot_p95_s: time per output token after the first.
+        ttft_of, tpot_of: how many requests those percentiles are of; None: nobody counted.
         wait_p99_s: what the proxy added: held and queued.
         arrival_rate: requests a second over the analysed part.
         temperature_c: the devices' mean at the block's start; None: nobody tells.
@@ -55,8 +59,11 @@ class Block:
     late: int = 0
     burn_in_requests: int = 0
     crossing: int = 0
+    unfinished: int = 0
     ttft_p95_s: float | None = None
     tpot_p95_s: float | None = None
+    ttft_of: int | None = None
+    tpot_of: int | None = None
     wait_p99_s: float | None = None
     arrival_rate: float = 0.0
     temperature_c: float | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil, sqrt
+from math import ceil, expm1, sqrt
 from statistics import fmean
 
 from telemetry.design import Design
@@ -14,6 +14,7 @@ from telemetry.student import Interval, deviation, quantile
 CARRIED = 0.05  # share of an arm's joules across borders that is told
 SURPRISING = 0.01  # what is rarer by chance
 LOST = 0.2  # share of pairs
+UNLIKE = 0.05  # by which sides may differ before it is said what that costs
 SIMULATED = ("modelled", "simulated", "replayed")
 
 
@@ -22,7 +23,7 @@ class Check:
     """One assumption.
 
     Attributes:
-        name: order, carry_over, order_effect, trend, independence, lost or source.
+        name: order, carry_over, order_effect (in counterphase: sides), trend, independence, lost or source.
         holds: None: there is too little to tell.
         says: with its numbers.
     """
@@ -49,7 +50,7 @@ def checks(
         _lost(pairs, lost),
         _order(pairs, design),
         _carry_over(pairs, at_the_end, conserved),
-        _order_effect(pairs, logs),
+        _sides(pairs, logs) if design.parallel else _order_effect(pairs, logs),
         _trend(values),
         _independence(values, lag_1),
     ]
@@ -76,7 +77,8 @@ def _lost(pairs: Sequence[Pair], lost: Sequence[Lost]) -> Check:
 def _order(pairs: Sequence[Pair], design: Design) -> Check:
     """Within strata either order comes equally often; lost pairs can undo it."""
     first, size = sum(pair.control_first for pair in pairs), design.pairs_per_stratum
-    says = f"the control went first in {first} of {len(pairs)} pairs (strata of {size})"
+    where = "was on side A" if design.parallel else "went first"
+    says = f"the control {where} in {first} of {len(pairs)} pairs (strata of {size})"
     odd = ceil(len(pairs) / size) if size % 2 else 1  # strata that leave one over, whose order is drawn
     return Check("order", abs(2 * first - len(pairs)) <= size // 2 + 2.58 * sqrt(odd) if pairs else None, says)
 
@@ -111,6 +113,22 @@ def _order_effect(pairs: Sequence[Pair], logs: Mapping[int, float]) -> Check:
         "(a drift within pairs does this, and cancels; what an arm leaves behind does it too)"
     )
     return Check("order_effect", abs(gap) <= quantile(1 - SURPRISING / 2, freedom) * error + 1e-12, says)
+
+
+def _sides(pairs: Sequence[Pair], logs: Mapping[int, float]) -> Check:
+    """Where the control has side A, a pair's log ratio is the effect and what side B takes more; else the effect less that."""
+    groups = [[logs[pair.number] for pair in pairs if pair.control_first is first] for first in (True, False)]
+    if not all(groups):
+        return Check("sides", None, "each arm has been on one side only: what is the side's is in the effect")
+    more = expm1((fmean(groups[0]) - fmean(groups[1])) / 2)
+    says = (
+        "both arms ran at the same time, each on servers and meters of its own: no batch and no joule is in both. "
+        f"Under the same arm, side B takes {100 * more:+.1f} % against side A; it is in every pair, for one arm or the other, "
+        "and cancels in the mean"
+    )
+    if abs(more) > UNLIKE:
+        says += ", and widens the interval: servers that are alike would tell more"
+    return Check("sides", True, says)
 
 
 def _trend(values: Sequence[float]) -> Check:

@@ -21,7 +21,7 @@ from telemetry.conclusions import conclude
 from telemetry.covariates import Covariate, adjusted, balance
 from telemetry.design import Design
 from telemetry.detection import detectable, factor
-from telemetry.guardrails import Guardrails, Verdict, judge
+from telemetry.guardrails import Guardrails, Verdict, breaches, judge
 from telemetry.pairs import METRICS, Lost, Pair, guarded, paired
 from telemetry.randomisation import Chance, chance
 from telemetry.sequential import always_valid
@@ -149,7 +149,7 @@ def compare(
         detectable=None if sd is None or design.pairs < 2 else detectable(sd, design.pairs, alpha),
         lag_1=lag_1,
         effective_pairs=None if lag_1 is None else len(values) * min((1 - lag_1) / (1 + lag_1), 1.0),
-        guardrails=(guards := tuple(judge(guarded(blocks, design), guardrails, design.pairs, alpha))),
+        guardrails=(guards := tuple(_judged(blocks, design, guardrails, alpha))),
         tripped=tuple(one.name for one in guards if one.judgement == "tripped"),
         covariates=tuple(balance(pairs)),
         checks=(),
@@ -178,6 +178,13 @@ def _concluded(found: Comparison, pairs: Sequence[Pair], logs: Mapping[int, floa
         found.adjusted_by,
     )
     return replace(found, verdict=verdict, checks=tuple(checked), says=tuple(said))
+
+
+def _judged(blocks: Sequence[Block], design: Design, guardrails: Guardrails, alpha: float) -> list[Verdict]:
+    """Of all pairs, and of the block that waits for its pair."""
+    broken = breaches(blocks, guardrails)
+    verdicts = judge(guarded(blocks, design), guardrails, design.pairs, alpha)
+    return [replace(one, judgement="tripped", why=broken[one.name]) if one.name in broken else one for one in verdicts]
 
 
 def verdict_of(effect: Interval | None) -> Says:

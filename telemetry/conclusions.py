@@ -11,11 +11,16 @@ from telemetry.pairs import Lost
 from telemetry.student import Interval
 
 COVARIED = {
+    "side": "servers",
     "arrival_rate": "arrival rates",
     "prompt_tokens": "prompts",
     "output_tokens": "answers' lengths",
     "temperature_c": "temperatures",
 }
+SPLIT = (
+    "The arms ran at the same time on separate servers: they share no batch, no cache and no meter, and each had either side. "
+    "They share the room, and each had its side's part of the requests: with all of them an arm may do better or worse."
+)
 PER = {"j_per_token": "joules a token", "j_per_request": "joules a request"}
 
 
@@ -44,6 +49,8 @@ def conclude(
     yield _guarded(guardrails)
     far = f"{pairs} of {planned} pairs are analysed"
     yield far + (f"; {len(lost)} were lost: {'; '.join(one.why for one in lost[:3])}." if lost else ".")
+    if any(check.name == "sides" for check in checks):
+        yield SPLIT
     for check in checks:
         if check.holds is False:
             yield f"Doubt ({check.name.replace('_', ' ')}): {check.says}."

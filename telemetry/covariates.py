@@ -20,6 +20,7 @@ from telemetry.student import Interval, deviation, mean_interval, quantile
 
 PAIRS_EACH = 4  # that each covariate needs, or the line follows noise
 UNEVEN = 0.01  # a difference that is rarer by chance is told: four are looked at
+SIDE = "side"
 SINGULAR = 1e-9  # share of a column that the others leave unexplained, below which it says nothing of its own
 
 
@@ -96,6 +97,8 @@ def adjusted(logs: Sequence[float], pairs: Sequence[Pair], planned: int, alpha: 
     """
     told = {name: column for name in COVARIATES if (column := _column(name, pairs)) is not None}
     few = dict(list(told.items())[: planned // PAIRS_EACH])
+    if (side := _side(pairs)) is not None:  # drawn evenly, so it takes nothing from what the others tell
+        few = {SIDE: side} | few
     constant = [1.0] * len(pairs)
     basis, by = [constant], []
     for name, column in few.items():
@@ -106,6 +109,13 @@ def adjusted(logs: Sequence[float], pairs: Sequence[Pair], planned: int, alpha: 
     if not by or len(pairs) <= len(by) + 1:
         return None
     return _intercept(logs, constant, {name: few[name] for name in by}, planned, alpha)
+
+
+def _side(pairs: Sequence[Pair]) -> list[float] | None:
+    """In counterphase, which side had the control: what the sides' devices differ by is in each pair, one way or the other."""
+    if not pairs or any(pair.control.start_unix_s != pair.treatment.start_unix_s for pair in pairs):
+        return None
+    return [1.0 if pair.control_first else -1.0 for pair in pairs]
 
 
 def _column(name: str, pairs: Sequence[Pair]) -> list[float] | None:

@@ -41,6 +41,7 @@ class ServerGauge:
     in_flight: int
     circuit: str
     state: str = "awake"
+    slots: int | None = None  # None: no limit known
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,15 @@ class ExperimentGauge:
 
 
 @dataclass(frozen=True, slots=True)
+class EndedGauge:
+    """An experiment that is over; `end` is one of `names.ENDS`."""
+
+    name: str
+    end: str
+    ended_unix_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Gauges:
     """Everything that is exported as it is now. No device and no domain means that energy is unknown, which is not zero."""
 
@@ -105,6 +115,8 @@ class Gauges:
     held: int = 0
     ready: int = 0
     body_bytes: int = 0
+    queue_limit: int | None = None
+    body_limit: int | None = None
     servers: Sequence[ServerGauge] = ()
     telemetry: Snapshot = UNKNOWN
     domains: Sequence[DomainTotals] = ()
@@ -112,6 +124,7 @@ class Gauges:
     ledger_dropped: int | None = None  # None: there are no files of the ledger
     shadow: ShadowGauge | None = None  # None: nothing has been compared yet, or shadows are off
     experiments: Sequence[ExperimentGauge] = ()  # that run
+    ended: Sequence[EndedGauge] = ()  # the latest that do not
 
 
 def _of_device(state: DeviceState) -> Attributes:
@@ -159,21 +172,39 @@ def _queue_depth(gauges: Gauges) -> Values:
     yield gauges.ready, {names.WAIT: "capacity"}
 
 
+def _limit(limit: Callable[[Gauges], int | None]) -> Callable[[Gauges], Values]:
+    def read(gauges: Gauges) -> Values:
+        if (found := limit(gauges)) is not None:
+            yield found, {}
+
+    return read
+
+
+def _of_server(server: ServerGauge) -> Attributes:
+    return {**of_server(server.name), names.SERVER_GROUP: server.group}
+
+
 def _in_flight(gauges: Gauges) -> Values:
     for server in gauges.servers:
-        yield server.in_flight, of_server(server.name)
+        yield server.in_flight, _of_server(server)
+
+
+def _slots(gauges: Gauges) -> Values:
+    for server in gauges.servers:
+        if server.slots is not None:
+            yield server.slots, _of_server(server)
 
 
 def _circuit(gauges: Gauges) -> Values:
     for server in gauges.servers:
         for state in names.CIRCUITS:
-            yield int(server.circuit == state), {**of_server(server.name), names.CIRCUIT: state}
+            yield int(server.circuit == state), {**_of_server(server), names.CIRCUIT: state}
 
 
 def _state(gauges: Gauges) -> Values:
     for server in gauges.servers:
         for state in names.STATES:
-            yield int(server.state == state), {**of_server(server.name), names.STATE: state}
+            yield int(server.state == state), {**_of_server(server), names.STATE: state}
 
 
 def _body_bytes(gauges: Gauges) -> Values:
@@ -235,6 +266,11 @@ def _guardrail(gauges: Gauges) -> Values:
                 yield int(found == judgement), of
 
 
+def _ended(gauges: Gauges) -> Values:
+    for one in gauges.ended:
+        yield one.ended_unix_s, {names.EXPERIMENT: one.name, names.END: one.end}
+
+
 SERIES: Mapping[Name, Callable[[Gauges], Values]] = {
     names.HW_ENERGY: _hw_energy,
     names.HW_POWER: _hw_power,
@@ -246,7 +282,10 @@ SERIES: Mapping[Name, Callable[[Gauges], Values]] = {
     names.CONSERVATION_ERROR: _energy(lambda domain: domain.error_uj),
     names.MODELLED_ENERGY: _modelled,
     names.QUEUE_DEPTH: _queue_depth,
+    names.QUEUE_LIMIT: _limit(lambda gauges: gauges.queue_limit),
+    names.BODY_LIMIT: _limit(lambda gauges: gauges.body_limit),
     names.IN_FLIGHT: _in_flight,
+    names.SERVER_SLOTS: _slots,
     names.SERVER_CIRCUIT: _circuit,
     names.SERVER_STATE: _state,
     names.BODY_BYTES: _body_bytes,
@@ -263,4 +302,5 @@ SERIES: Mapping[Name, Callable[[Gauges], Values]] = {
     names.EXPERIMENT_EFFECT: _effect,
     names.EXPERIMENT_PAIRS: _pairs,
     names.EXPERIMENT_GUARDRAIL: _guardrail,
+    names.EXPERIMENT_ENDED: _ended,
 }

@@ -2,7 +2,8 @@
 
 Each compares the treatment with the control over pairs, by an always-valid interval, so it may be looked at after every
 block: it trips when all of the interval is beyond its margin, and holds when all of it is below. That takes some pairs; what is
-plainly intolerable in the last pair alone trips at once, by a hard bound that makes no claim of being statistics.
+plainly intolerable in the last pair alone trips at once, by a hard bound that makes no claim of being statistics. Shares and
+waits do not even wait for their pair: the treatment's latest block is held against the control's latest, or against none.
 """
 
 from __future__ import annotations
@@ -13,11 +14,14 @@ from math import exp, isfinite, sqrt
 from typing import Any, Literal
 
 from telemetry.blocks import Block
+from telemetry.design import CONTROL, TREATMENT
 from telemetry.pairs import Pair
 from telemetry.sequential import always_valid
 from telemetry.student import Interval
 
-ENOUGH_REQUESTS = 20  # in each block of a pair, for a hard bound of a ratio or a share to be asked
+SHARES = ("errors", "late", "unfinished")
+ENOUGH_REQUESTS = 20  # in each block of a pair, for a hard bound of a share to be asked
+ENOUGH_FOR_P95 = 20  # of fewer, the slowest of them is the 95th percentile, by chance: it is not known
 Judgement = Literal["holds", "open", "tripped", "unknown"]
 
 
@@ -31,9 +35,10 @@ class Guardrails:
         wait_p99_s: seconds that the proxy's own wait (99th percentile) may be longer.
         errors: share of requests that may end in an error beyond the control's.
         late: share of requests that may miss their deadline beyond the control's.
+        unfinished: share of requests that may still not have ended long after their block, beyond the control's.
         hard_ratio: a ratio that trips from one pair alone.
-        hard_share: likewise a share.
-        hard_wait: likewise a wait, in multiples of `wait_p99_s`.
+        hard_share: a share that trips from one block alone, if it had `ENOUGH_REQUESTS`.
+        hard_wait: likewise a wait, in multiples of `wait_p99_s`, however few had it.
     """
 
     ttft_p95: float | None = 1.1
@@ -41,6 +46,7 @@ class Guardrails:
     wait_p99_s: float | None = None
     errors: float | None = 0.01
     late: float | None = 0.01
+    unfinished: float | None = 0.01
     hard_ratio: float = 3.0
     hard_share: float = 0.2
     hard_wait: float = 3.0
@@ -49,7 +55,7 @@ class Guardrails:
         for name in ("ttft_p95", "tpot_p95"):
             if (value := getattr(self, name)) is not None and not (isfinite(value) and value > 1):
                 raise ValueError(f"guardrail {name} is a ratio above 1 (1.1: a tenth worse), or none; not {value}")
-        for name in ("errors", "late"):
+        for name in SHARES:
             if (value := getattr(self, name)) is not None and not 0 < value < 1:
                 raise ValueError(f"guardrail {name} is a share between 0 and 1, or none; not {value}")
         if self.wait_p99_s is not None and not (isfinite(self.wait_p99_s) and self.wait_p99_s > 0):
@@ -103,14 +109,18 @@ class Verdict:
 
 def judge(pairs: Sequence[Pair], guardrails: Guardrails, planned: int, alpha: float) -> list[Verdict]:
     """A verdict for each that is watched; each trips wrongly with probability alpha at most, hard bounds apart."""
-    result = []
+    result, hard = [], guardrails.hard_ratio
     if guardrails.ttft_p95 is not None:
         result.append(
-            _ratio("ttft_p95", lambda block: block.ttft_p95_s, guardrails.ttft_p95, pairs, guardrails, planned, alpha)
+            _ratio(
+                "ttft_p95", lambda block: (block.ttft_p95_s, block.ttft_of), guardrails.ttft_p95, pairs, hard, planned, alpha
+            )
         )
     if guardrails.tpot_p95 is not None:
         result.append(
-            _ratio("tpot_p95", lambda block: block.tpot_p95_s, guardrails.tpot_p95, pairs, guardrails, planned, alpha)
+            _ratio(
+                "tpot_p95", lambda block: (block.tpot_p95_s, block.tpot_of), guardrails.tpot_p95, pairs, hard, planned, alpha
+            )
         )
     if guardrails.wait_p99_s is not None:
         margin = guardrails.wait_p99_s
@@ -118,7 +128,7 @@ def judge(pairs: Sequence[Pair], guardrails: Guardrails, planned: int, alpha: fl
         found = always_valid(waits, planned, alpha)
         # a wait is the proxy's own doing, however few have it: no chance of the engine's
         result.append(_verdict("wait_p99_s", "seconds", margin, found, waits, margin * guardrails.hard_wait))
-    shares = {name: margin for name in ("errors", "late") if (margin := getattr(guardrails, name)) is not None}
+    shares = {name: margin for name in SHARES if (margin := getattr(guardrails, name)) is not None}
     return result + [_share(name, margin, pairs, guardrails, planned, alpha) for name, margin in shares.items()]
 
 
@@ -128,17 +138,23 @@ def _known(pairs: Sequence[Pair], of: Callable[[Pair], float | None]) -> list[fl
 
 def _ratio(
     name: str,
-    of: Callable[[Block], float | None],
+    of: Callable[[Block], tuple[float | None, int | None]],
     margin: float,
     pairs: Sequence[Pair],
-    guardrails: Guardrails,
+    hard: float,
     planned: int,
     alpha: float,
 ) -> Verdict:
-    logs = _known(pairs, lambda pair: pair.log_ratio(of))
+    """Over the pairs whose blocks both have the percentile of enough; where nobody counted, it is taken to be of all."""
+
+    def counted(block: Block) -> int:
+        return block.requests if (many := of(block)[1]) is None else many
+
+    logs = _known(pairs, lambda pair: pair.log_ratio(lambda block: of(block)[0] if counted(block) >= ENOUGH_FOR_P95 else None))
     found = exponential(always_valid(logs, planned, alpha))
-    last = [exp(value) for value in logs]
-    return _verdict(name, "ratio", margin, found, last, guardrails.hard_ratio if _enough(pairs) else None)
+    most = max((min(map(counted, pair.blocks)) for pair in pairs), default=0)
+    few = f": it takes {ENOUGH_FOR_P95} in each of its blocks, and the fullest has {most}" if most < ENOUGH_FOR_P95 else ""
+    return _verdict(name, "ratio", margin, found, [exp(value) for value in logs], hard, few)
 
 
 def _share(name: str, margin: float, pairs: Sequence[Pair], guardrails: Guardrails, planned: int, alpha: float) -> Verdict:
@@ -153,7 +169,7 @@ def _share(name: str, margin: float, pairs: Sequence[Pair], guardrails: Guardrai
 
 
 def _enough(pairs: Sequence[Pair]) -> bool:
-    """Whether the last pair alone may be believed: the 95th percentile of a handful is the slowest of them, by chance."""
+    """Whether the last pair alone may be believed: one of a handful is a large share of them."""
     return bool(pairs) and min(block.requests for block in pairs[-1].blocks) >= ENOUGH_REQUESTS
 
 
@@ -167,11 +183,11 @@ def exponential(logs: Interval | None) -> Interval | None:
 
 
 def _verdict(
-    name: str, unit: str, margin: float, found: Interval | None, values: Sequence[float], hard: float | None
+    name: str, unit: str, margin: float, found: Interval | None, values: Sequence[float], hard: float | None, few: str = ""
 ) -> Verdict:
     judgement: Judgement
     if found is None or not values:
-        return Verdict(name, unit, margin, None, 0, "unknown", f"{name}: no pair tells it")
+        return Verdict(name, unit, margin, None, 0, "unknown", f"{name}: no pair tells it{few}")
     if hard is not None and values[-1] > hard:
         judgement, why = "tripped", f"{values[-1]:.3g} in the last pair alone, and {hard:.3g} is the hard bound"
     elif found.above(margin):
@@ -181,3 +197,38 @@ def _verdict(
     else:
         judgement, why = "open", f"{found.middle:.3g} so far, {margin:.3g} is allowed; more pairs are needed to tell"
     return Verdict(name, unit, margin, found, len(values), judgement, f"{name} ({unit}): {why}")
+
+
+def breaches(blocks: Sequence[Block], guardrails: Guardrails) -> dict[str, str]:
+    """The hard bounds that the treatment's latest block breaks by itself, and why; its control may be still to come.
+
+    Args:
+        blocks: of one design, in any order. The block is held against its pair's control if that is over, else against the
+            control's latest before it, else against none: what is intolerable in the first block is not waited out.
+        guardrails: whose hard bounds of shares and waits are asked. A ratio has its pair to wait for.
+    """
+    whole = sorted((block for block in blocks if block.complete), key=lambda block: block.index)
+    last = next((block for block in reversed(whole) if block.arm == TREATMENT), None)
+    if last is None:
+        return {}
+    before = next((b for b in reversed(whole) if b.arm == CONTROL and b.pair <= last.pair), None)
+    found = {}
+    if guardrails.wait_p99_s is not None:
+        waits_s = (last.wait_p99_s or 0.0) - (before.wait_p99_s or 0.0 if before is not None else 0.0)
+        found["wait_p99_s"] = waits_s, guardrails.wait_p99_s * guardrails.hard_wait
+    for name in SHARES if last.requests >= ENOUGH_REQUESTS else ():
+        if getattr(guardrails, name) is not None:
+            found[name] = _part(last, name) - _part(before, name), guardrails.hard_share
+    said = "in the treatment's latest block" + ("" if before is not None else ", with none of the control's before it")
+    return {
+        name: f"{name}: {value:.3g} more {said}, and {hard:.3g} is the hard bound"
+        for name, (value, hard) in found.items()
+        if value > hard
+    }
+
+
+def _part(block: Block | None, name: str) -> float:
+    """A share; nothing where too few came to tell."""
+    if block is None or block.requests < ENOUGH_REQUESTS:
+        return 0.0
+    return float(getattr(block, name)) / block.requests

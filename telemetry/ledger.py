@@ -100,6 +100,7 @@ class Entry:
     settled_tokens: int = 0  # those whose energy is settled, and which are not kept
     energy: Energy = field(default_factory=Energy)
     host_energy: Energy | None = None  # None: nobody meters the host
+    span: tuple[int, int] | None = None  # trace and span id of its span, once that is made; None: nobody asked for traces
 
     def saw_tokens(self, at: float, count: int) -> None:
         """`count` output tokens came by at `at`."""

@@ -33,6 +33,23 @@ class Name:
     buckets: tuple[float, ...] = ()
 
 
+SUFFIXES = {"J": "_joules", "W": "_watts", "s": "_seconds", "By": "_bytes"}  # units in braces, and 1, leave no trace
+
+
+def exported(name: Name, part: str = "") -> str:
+    """What Prometheus calls a metric, by OpenTelemetry's rules of compatibility.
+
+    Args:
+        name: of the table.
+        part: of a histogram: bucket, sum or count.
+    """
+    base, suffix = name.name.replace(".", "_"), SUFFIXES.get(name.unit, "")
+    base = base if base.endswith(suffix) else base + suffix
+    if name.kind is Kind.COUNTER:
+        return f"{base}_total"
+    return f"{base}_{part}" if part else base
+
+
 # attributes: OpenTelemetry's where it has one, else ours
 OPERATION = "gen_ai.operation.name"
 PROVIDER = "gen_ai.provider.name"
@@ -49,6 +66,7 @@ EXPERIMENT = "paceline.experiment"  # that runs; absent: none
 ARM = "paceline.arm"  # of it: control, treatment, or burn_in
 BOUND = "paceline.bound"  # of an always-valid interval: low, middle or high
 GUARDRAIL = "paceline.guardrail"
+END = "paceline.end"  # how an experiment ended: one of ENDS
 JUDGEMENT = "paceline.judgement"  # one of JUDGEMENTS
 METRIC = "paceline.metric"  # what is compared: j_per_token or j_per_request
 TENANT = "paceline.tenant"  # one of the configured ones
@@ -57,6 +75,7 @@ OUTCOME = "paceline.outcome"
 WAIT = "paceline.wait"  # hold: the policy's choice; capacity: no server had a slot
 CIRCUIT = "paceline.circuit"  # one of CIRCUITS: whether requests may go to a server
 STATE = "paceline.state"  # one of STATES: whether a server can work at once
+SERVER_GROUP = "paceline.server.group"  # of servers that share a queue
 REASON = "paceline.retry.reason"  # unreachable: no connection; busy: the server said so, and was waited for
 CONFIG_DIGEST = "paceline.config.digest"
 DOMAIN = "paceline.domain"  # devices and servers whose joules are split together
@@ -66,10 +85,12 @@ SCOPE = "energy.scope"
 
 CIRCUITS = ("closed", "half_open", "open")
 JUDGEMENTS = ("holds", "open", "tripped", "unknown")
+ENDS = ("finished", "stopped", "tripped")
 STATES = ("awake", "falling_asleep", "asleep", "waking")
 
 OF_SERVER = (ADDRESS, PORT)
 OF_GEN_AI = (OPERATION, PROVIDER, MODEL, *OF_SERVER, ERROR)
+OF_GROUPED = (*OF_SERVER, SERVER_GROUP)
 OF_DOMAIN = (DOMAIN, SOURCE, SCOPE)
 OF_REQUEST = (POLICY, TIER, TENANT, MODEL, EXPERIMENT, ARM, *OF_SERVER)
 
@@ -82,6 +103,7 @@ TOKENS = tuple(4.0**n for n in range(14))
 JOULES = tuple(digit * 10.0**power for power in range(-1, 5) for digit in (1, 2, 5))
 WAIT_S = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 300.0, 1800.0)
 GROUP = tuple(2.0**n for n in range(11))
+SHARE = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.0, 5.0)
 TICK_S = (0.00001, 0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05)
 
 HW_ENERGY = Name("hw.energy", Kind.COUNTER, "J", "Energy that a device's counter counted", (HW_ID, HW_TYPE, SOURCE))
@@ -121,6 +143,28 @@ REQUEST_ENERGY = Name(
     (*OF_REQUEST, SOURCE, METHOD, SCOPE),
     JOULES,
 )
+OUTPUT_TOKENS = Name(
+    "paceline.request.output_tokens",
+    Kind.COUNTER,
+    "{token}",
+    "Output tokens, told or counted, of the requests whose energy is known: what its joules are divided by",
+    (*OF_REQUEST, SOURCE, METHOD, SCOPE),
+)
+METHOD_ENERGY = Name(
+    "paceline.method.energy",
+    Kind.COUNTER,
+    "J",
+    "The same requests' energy as each way to split an interval gives it: another definition, not an error",
+    (TENANT, TIER, MODEL, SOURCE, METHOD, SCOPE),
+)
+ENERGY_UNCERTAINTY = Name(
+    "paceline.energy.uncertainty",
+    Kind.HISTOGRAM,
+    "1",
+    "Half the width of the interval that holds a request's true energy in 95 % of requests, over that energy",
+    (TIER, SOURCE, METHOD, SCOPE),
+    SHARE,
+)
 COUNTED_ENERGY = Name("paceline.counted.energy", Kind.COUNTER, "J", "What a domain's meters counted and was settled", OF_DOMAIN)
 IDLE_ENERGY = Name("paceline.idle.energy", Kind.COUNTER, "J", "Counted energy that idle power explains", OF_DOMAIN)
 UNATTRIBUTED_ENERGY = Name(
@@ -147,14 +191,26 @@ MODELLED_ENERGY = Name(
 
 QUEUE_WAIT = Name("paceline.queue.wait", Kind.HISTOGRAM, "s", "Wait of a request that left", (*OF_REQUEST, WAIT), WAIT_S)
 QUEUE_DEPTH = Name("paceline.queue.depth", Kind.GAUGE, "{request}", "Requests waiting", (WAIT,))
-IN_FLIGHT = Name("paceline.requests.in_flight", Kind.GAUGE, "{sequence}", "Sequences that a server works on", OF_SERVER)
+QUEUE_LIMIT = Name("paceline.queue.limit", Kind.GAUGE, "{request}", "Most requests that may wait; one more is refused")
+IN_FLIGHT = Name("paceline.requests.in_flight", Kind.GAUGE, "{sequence}", "Sequences that a server works on", OF_GROUPED)
+SERVER_SLOTS = Name(
+    "paceline.server.slots", Kind.GAUGE, "{sequence}", "Most sequences that a server takes at once, where known", OF_GROUPED
+)
 SERVER_CIRCUIT = Name(
-    "paceline.server.circuit", Kind.GAUGE, "{circuit}", "1 for the state that a server's circuit is in", (*OF_SERVER, CIRCUIT)
+    "paceline.server.circuit", Kind.GAUGE, "{circuit}", "1 for the state that a server's circuit is in", (*OF_GROUPED, CIRCUIT)
 )
 SERVER_STATE = Name(
-    "paceline.server.state", Kind.GAUGE, "{state}", "1 for the state that a server is in: awake or not", (*OF_SERVER, STATE)
+    "paceline.server.state", Kind.GAUGE, "{state}", "1 for the state that a server is in: awake or not", (*OF_GROUPED, STATE)
 )
 BODY_BYTES = Name("paceline.queue.body_bytes", Kind.GAUGE, "By", "Octets of request bodies in memory")
+BODY_LIMIT = Name("paceline.queue.body_limit", Kind.GAUGE, "By", "Most octets of request bodies in memory")
+LATE = Name(
+    "paceline.request.late",
+    Kind.COUNTER,
+    "{request}",
+    "Requests that missed their deadline: left after it for want of a slot, or never",
+    OF_REQUEST,
+)
 RETRIES = Name("paceline.request.retries", Kind.COUNTER, "{retry}", "Requests that waited for a server once more", (REASON,))
 REFUSALS = Name("paceline.request.refusals", Kind.COUNTER, "{request}", "Requests that got an error of ours", (ERROR,))
 CONFIG_VERSION = Name(
@@ -211,14 +267,18 @@ EXPERIMENT_GUARDRAIL = Name(
     "1 for what a guardrail says so far",
     (EXPERIMENT, GUARDRAIL, JUDGEMENT),
 )
+EXPERIMENT_ENDED = Name(
+    "paceline.experiment.ended", Kind.GAUGE, "s", "Unix time at which an experiment ended, of the latest", (EXPERIMENT, END)
+)
 
 ALL = (
     *(HW_ENERGY, HW_POWER, METER_AGE, INTEGRATED_ENERGY),
     *(DURATION, FIRST_TOKEN, PER_TOKEN, TOKEN_USAGE),
+    *(OUTPUT_TOKENS, METHOD_ENERGY, ENERGY_UNCERTAINTY, QUEUE_LIMIT, BODY_LIMIT, LATE, SERVER_SLOTS),
     *(REQUEST_ENERGY, COUNTED_ENERGY, IDLE_ENERGY, UNATTRIBUTED_ENERGY, CONSERVATION_ERROR, MODELLED_ENERGY),
     *(QUEUE_WAIT, QUEUE_DEPTH, BODY_BYTES, GROUP_SIZE, RELEASES, RETRIES, REFUSALS, FAULTS, TICK),
     *(ENERGY_SAVED, SHADOW_SAVED, SHADOW_ENERGY, SHADOW_REQUESTS, SHADOW_LATE, SHADOW_WAIT),
-    *(EXPERIMENT_EFFECT, EXPERIMENT_PAIRS, EXPERIMENT_GUARDRAIL),
+    *(EXPERIMENT_EFFECT, EXPERIMENT_PAIRS, EXPERIMENT_GUARDRAIL, EXPERIMENT_ENDED),
     *(SHADOW_FAULTS, SHADOW_LEFT_OUT, SHADOW_BEHIND),
     *(IN_FLIGHT, SERVER_CIRCUIT, SERVER_STATE, LEDGER_DROPPED, CONFIG_VERSION),
 )

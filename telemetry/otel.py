@@ -33,12 +33,14 @@ from opentelemetry.sdk.metrics.export import (
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer
+from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer, format_span_id, format_trace_id
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, samples
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.metrics_core import Metric as Family
+from prometheus_client.openmetrics import exposition as openmetrics
 
-from telemetry import names
+from telemetry import names, tally
 from telemetry.attributes import error_type, events, of_span, server_failed
 from telemetry.gauges import SERIES, Gauges, Values
 from telemetry.ledger import Entry
@@ -87,9 +89,13 @@ class Telemetry:
         tracer = spans.get_tracer(SCOPE, version) if spans else None
         return cls(tallies, Requests(tallies), registry, meters, spans, tracer, tallies.distribution(names.TICK, {}))
 
-    def render(self) -> tuple[bytes, str]:
-        """All metrics in Prometheus's text format, and its content type."""
-        return generate_latest(self._registry), CONTENT_TYPE_LATEST
+    def render(self, accept: str = "") -> tuple[bytes, str]:
+        """All metrics and their content type: OpenMetrics for whoever accepts it, for only that has exemplars, else text."""
+        if "application/openmetrics-text" not in accept:
+            return generate_latest(self._registry), CONTENT_TYPE_LATEST
+        collector: Any = _WithExemplars(self._registry, self.tallies)  # it asks for no more than `collect`
+        body: bytes = openmetrics.generate_latest(collector)  # type: ignore[no-untyped-call]
+        return body, openmetrics.CONTENT_TYPE_LATEST
 
     def shutdown(self) -> None:
         """Push what is left, and stop. It may block for seconds."""
@@ -131,6 +137,10 @@ class Telemetry:
         """The response has left."""
         self._requests.ended(entry)
 
+    def late(self, entry: Entry) -> None:
+        """It missed its deadline."""
+        self._requests.late(entry)
+
     def request_final(self, entry: Entry) -> None:
         """Its energy is final, or will never be known. Follows `request_ended`."""
         span = self._span(entry) if self._tracer is not None else None
@@ -138,6 +148,7 @@ class Telemetry:
             self._requests.energy(entry, None)
             return
         context = span.get_span_context()
+        entry.span = (context.trace_id, context.span_id)
         self._requests.energy(entry, (context.trace_id, context.span_id))
         _describe(span, entry)
         span.end(_unix_ns(entry, entry.ended_at or entry.arrived_at))
@@ -247,6 +258,44 @@ class _Scrape(PrometheusMetricReader):
 
     def _receive_metrics(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any) -> None:
         super()._receive_metrics(_joined(metrics_data, self._look), timeout_millis, **kwargs)
+
+
+@dataclass(slots=True)
+class _WithExemplars:
+    """A registry as OpenMetrics shows it: on each bucket the latest request that fell into it and was traced.
+
+    The SDK's exporter leaves exemplars out.
+    """
+
+    registry: CollectorRegistry
+    tallies: Tallies
+
+    def collect(self) -> Iterable[Family]:
+        found = dict(self._found())
+        for family in self.registry.collect():
+            if family.type == "histogram":
+                family.samples = [self._with(sample, found) for sample in family.samples]
+            yield family
+
+    def _found(self) -> Iterable[tuple[tuple[str, frozenset[tuple[str, str]]], samples.Exemplar]]:
+        """By the sample's name and labels."""
+        for name, series in list(self.tallies.distributions.items()):
+            bounds = [*(str(bound) for bound in name.buckets), "+Inf"]
+            for key, distribution in list(series.items()):
+                labels = {attribute.replace(".", "_"): str(value) for attribute, value in key}
+                for bucket, seen in list(distribution.exemplars.items()):
+                    of = frozenset({**labels, "le": bounds[bucket]}.items())
+                    yield (names.exported(name, "bucket"), of), _exemplar(seen)
+
+    @staticmethod
+    def _with(sample: samples.Sample, found: Mapping[Any, samples.Exemplar]) -> samples.Sample:
+        exemplar = found.get((sample.name, frozenset(sample.labels.items())))
+        return sample if exemplar is None else sample._replace(exemplar=exemplar)
+
+
+def _exemplar(seen: tally.Exemplar) -> samples.Exemplar:
+    labels = {"trace_id": format_trace_id(seen.trace_id), "span_id": format_span_id(seen.span_id)}
+    return samples.Exemplar(labels, seen.value, seen.unix_ns / 1e9)
 
 
 class _Push(PeriodicExportingMetricReader):

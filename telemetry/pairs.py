@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import log
 
-from telemetry.blocks import Block
+from telemetry.blocks import MOST_UNFINISHED, Block
 from telemetry.design import CONTROL, Design
 
 METRICS: Mapping[str, Callable[[Block], float | None]] = {
@@ -81,7 +81,7 @@ def paired(blocks: Sequence[Block], design: Design, metric: str) -> tuple[list[P
 def guarded(blocks: Sequence[Block], design: Design) -> list[Pair]:
     """The pairs that guardrails look at: both blocks are whole, whether or not joules are known and any answer is there.
 
-    A treatment under which nothing is answered leaves nothing to divide by, and must be stopped for just that.
+    A treatment under which nothing is answered, or ends, leaves nothing to divide by, and must be stopped for just that.
 
     Raises:
         ValueError: as `paired`.
@@ -114,6 +114,8 @@ def _flaw(block: Block | None, index: int, metric: str) -> str:
         return f"block {index} is missing"
     if not block.complete:
         return f"block {index} is incomplete: the proxy or its arm did not run for the whole of it"
+    if block.unfinished > MOST_UNFINISHED * block.requests:
+        return f"{block.unfinished} of the {block.requests} requests of block {index} had not ended long after it"
     if block.energy_j is None:
         return f"nobody knows the energy of block {index}"
     value = METRICS[metric](block)

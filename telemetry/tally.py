@@ -56,12 +56,23 @@ class Distribution:
 Key = tuple[tuple[str, str | int], ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Total:
+    """One count whose place is known, so that adding to it costs next to nothing."""
+
+    series: dict[Key, float]
+    key: Key
+
+    def add(self, amount: float) -> None:
+        self.series[self.key] = self.series.get(self.key, 0) + amount
+
+
 @dataclass(slots=True)
 class Tallies:
     """All distributions and counts by metric and attributes."""
 
     distributions: dict[Name, dict[Key, Distribution]] = field(default_factory=dict)
-    counts: dict[Name, dict[Key, int]] = field(default_factory=dict)
+    counts: dict[Name, dict[Key, float]] = field(default_factory=dict)
 
     def distribution(self, name: Name, attributes: Mapping[str, str | int]) -> Distribution:
         """Found or made; the caller may keep it."""
@@ -71,10 +82,13 @@ class Tallies:
             series[key] = Distribution(name.buckets)
         return series[key]
 
-    def count(self, name: Name, attributes: Mapping[str, str | int]) -> None:
+    def total(self, name: Name, attributes: Mapping[str, str | int]) -> Total:
+        """Found or made; the caller may keep it."""
         series = self.counts.setdefault(name, {})
-        key = _key(series, attributes)
-        series[key] = series.get(key, 0) + 1
+        return Total(series, _key(series, attributes))
+
+    def count(self, name: Name, attributes: Mapping[str, str | int]) -> None:
+        self.total(name, attributes).add(1)
 
 
 def _key(series: Mapping[Key, object], attributes: Mapping[str, str | int]) -> Key:
@@ -138,6 +152,16 @@ class _Request:
     queued: Distribution
 
 
+@dataclass(frozen=True, slots=True)
+class _Energy:
+    """What the joules of requests of one kind add to."""
+
+    active: Distribution
+    uncertainty: Distribution
+    tokens: Total
+    methods: tuple[Total, Total, Total]  # by the method in force, by tokens, by time
+
+
 @dataclass(slots=True)
 class Models:
     """Names of models that are told apart: the first so many that are asked for."""
@@ -160,7 +184,7 @@ class Requests:
     tallies: Tallies
     _models: Models = field(default_factory=Models)
     _requests: dict[tuple[str, ...], _Request] = field(default_factory=dict)
-    _energies: dict[tuple[str, ...], Distribution] = field(default_factory=dict)
+    _energies: dict[tuple[str, ...], _Energy] = field(default_factory=dict)
 
     def ended(self, entry: Entry) -> None:
         """The answer is out; what is not known of it is left out, never zero."""
@@ -179,19 +203,44 @@ class Requests:
             request.held.add(entry.held_s)
             request.queued.add(entry.queued_s)
 
+    def late(self, entry: Entry) -> None:
+        """It missed its deadline."""
+        self.tallies.count(names.LATE, of_request(entry, self._models.label(entry.model)))
+
     def energy(self, entry: Entry, trace: tuple[int, int] | None) -> None:
         """Its joules are final. Unknown ones add nothing."""
         energy = entry.energy
         if energy.source is None:
             return
-        model = self._models.label(entry.model)
-        key = (*_ours(entry), model, entry.server, energy.source, energy.method, energy.scope)
+        to, active_j = self._energy_of(entry, energy.source), energy.active_uj / 1e6
+        to.active.add(active_j, trace)
+        if active_j > 0:
+            to.uncertainty.add(energy.uncertainty_j / active_j)
+        to.tokens.add(entry.output_tokens)
+        for method, uj in zip(to.methods, (energy.active_uj, energy.tokens_uj, energy.time_uj), strict=True):
+            method.add(uj / 1e6)
+
+    def _energy_of(self, entry: Entry, source: str) -> _Energy:
+        model, energy = self._models.label(entry.model), entry.energy
+        key = (*_ours(entry), model, entry.server, source, energy.method, energy.scope)
         found = self._energies.get(key)
         if found is None:
-            found = self.tallies.distribution(names.REQUEST_ENERGY, of_request(entry, model) | of_energy(energy))
+            found = self._make_energy(of_request(entry, model), of_energy(energy))
             if len(self._energies) < LIMIT:
                 self._energies[key] = found
-        found.add(energy.active_uj / 1e6, trace)
+        return found
+
+    def _make_energy(self, ours: Attributes, known: Attributes) -> _Energy:
+        tier = {key: value for key, value in ours.items() if key == names.TIER}
+        split = {key: value for key, value in ours.items() if key in names.METHOD_ENERGY.attributes} | known
+        methods = (split, split | {names.METHOD: "tokens"}, split | {names.METHOD: "time"})
+        force, tokens, time_ = (self.tallies.total(names.METHOD_ENERGY, of) for of in methods)
+        return _Energy(
+            self.tallies.distribution(names.REQUEST_ENERGY, ours | known),
+            self.tallies.distribution(names.ENERGY_UNCERTAINTY, tier | known),
+            self.tallies.total(names.OUTPUT_TOKENS, ours | known),
+            (force, tokens, time_),
+        )
 
     def _of(self, entry: Entry) -> _Request:
         model, error = self._models.label(entry.model), error_type(entry)

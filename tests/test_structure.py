@@ -6,10 +6,13 @@ import re
 import tomllib
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
-from bench.reference import PAGE, page
+import pytest
+
+from bench import reference, reference_commands, reference_metrics
 from policies.strategy import PLACEMENTS, POLICIES
-from proxy.cli import COMMANDS
+from proxy.cli import COMMANDS, main
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("proxy", "policies", "telemetry", "bench")
@@ -63,6 +66,21 @@ def test_the_packages_are_what_is_shipped() -> None:
     assert tuple(project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]) == FOLDERS
 
 
-def test_the_configuration_page_is_the_configuration() -> None:
-    assert PAGE.read_text() == page()
-    assert not re.search(r"\|\s*\|$", page(), re.MULTILINE), "a key without a meaning"
+@pytest.mark.parametrize("written", [reference, reference_metrics, reference_commands])
+def test_a_reference_is_what_the_code_says(written: ModuleType) -> None:
+    assert written.PAGE.read_text() == written.page(), "python -m bench.reference"
+    assert not re.search(r"\|\s*\|$", written.page(), re.MULTILINE), "a row without a meaning"
+
+
+def test_every_command_has_its_options_told() -> None:
+    page = reference_commands.page()
+    for command, path in reference_commands.commands(main, "paceline"):
+        assert f"## {path}\n" in page
+        assert command.help, path
+        assert all(option in page for parameter in command.params for option in parameter.opts if option.startswith("--"))
+
+
+def test_documents_link_to_what_there_is() -> None:
+    for page in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")):
+        for target in re.findall(r"\]\((?!https?:|mailto:)([^)\s#]*)(?:#[^)\s]*)?\)", page.read_text()):
+            assert not target or (page.parent / target).exists(), f"{page.relative_to(ROOT)}: {target}"

@@ -12,7 +12,9 @@ from typing import Any, Self
 import httpx
 
 from bench.ab.document import RUNNING, Document
+from policies.split import NAME as SPLIT
 from policies.switchback import NAME as SWITCHBACK
+from proxy.admin_address import AdminAddress
 from telemetry.design import CONTROL
 
 ANSWERS_WITHIN_S = 30.0  # a block's analysis may be under way
@@ -22,18 +24,29 @@ class NotAnswered(Exception):
     """The proxy was not reached, or said no; the message says what it said."""
 
 
+class NotReached(NotAnswered):
+    """Nobody is there now: it may be starting."""
+
+
 class Client:
     """One proxy's admin port; a context."""
 
-    def __init__(self, url: str) -> None:
-        self.url = url.rstrip("/")
-        self._http = httpx.Client(base_url=self.url, timeout=ANSWERS_WITHIN_S, trust_env=False)
+    def __init__(self, at: str | AdminAddress) -> None:
+        self.at = at = AdminAddress.of(at)
+        self.url = at.url.rstrip("/")
+        self._http = httpx.Client(
+            base_url=self.url, headers=at.headers, verify=at.verify, timeout=ANSWERS_WITHIN_S, trust_env=False
+        )
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._http.close()
+
+    def plan(self, asked: Mapping[str, Any]) -> Document:
+        """What `start` would begin; refused as that would be, and nothing begins."""
+        return Document.of(self._json("POST", "/experiments/plan", json=asked))
 
     def start(self, asked: Mapping[str, Any]) -> Document:
         """Begin an experiment."""
@@ -81,7 +94,7 @@ class Client:
     def in_force(self) -> Mapping[str, Any]:
         """Policy and placement; while an experiment runs, its control, which is what is there without it."""
         told: Mapping[str, Any] = self.status()["strategy"]
-        return self.get(self.latest()).arms[CONTROL] if told["policy"]["name"] == SWITCHBACK else told
+        return self.get(self.latest()).arms[CONTROL] if told["policy"]["name"] in (SWITCHBACK, SPLIT) else told
 
     def provenance(self) -> dict[str, Any]:
         """Who told, when, and what stands behind it."""
@@ -117,7 +130,7 @@ class Client:
             answer = self._http.request(method, path, **more)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             hint = "--admin takes the admin port's URL, http://127.0.0.1:9464 as it comes"
-            raise NotAnswered(f"{self.url}: {type(error).__name__} {error}; {hint}") from error
+            raise NotReached(f"{self.url}: {type(error).__name__} {error}; {hint}") from error
         if answer.is_error:
             raise NotAnswered(f"{self.url}{path} said {answer.status_code}: {_why(answer)}")
         return answer

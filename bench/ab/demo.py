@@ -105,23 +105,25 @@ async def _watch(client: Client, plan: Plan, load: Child, show: Callable[[Docume
 
 
 @click.command("demo", short_help="an experiment on simulated engines, on this machine")
-@click.option("--control", default="passthrough", show_default=True)
-@click.option("--treatment", default="span", show_default=True)
-@click.option("--pairs", type=click.IntRange(min=2), default=12, show_default=True)
+@click.option("--control", default="passthrough", show_default=True, help="What it is compared with.")
+@click.option("--treatment", default="span", show_default=True, help="What is tried.")
+@click.option("--pairs", type=click.IntRange(min=2), default=12, show_default=True, help="Of blocks, one of each arm.")
 @click.option("--block", "block_s", type=positive, default=10.0, show_default=True, help="Seconds.")
 @click.option("--burn-in", "burn_in_s", type=click.FloatRange(min=0), default=3.0, show_default=True, help="Seconds.")
 @click.option("--rate", type=positive, default=4.0, show_default=True, help="Requests a second.")
 @click.option("--engines", type=click.IntRange(min=1), default=1, show_default=True, help="Simulated H200s.")
 @click.option("--seed", type=int, default=1, show_default=True, help="Of the traffic and of the blocks' order.")
 @click.option("--admin-port", type=int, default=9464, show_default=True, help="0: any.")
-@click.option("--dir", "path", type=click.Path(path_type=Path), default=Path("paceline-ab"), show_default=True)
+@click.option(
+    "--dir", "path", type=click.Path(path_type=Path), default=Path("paceline-ab"), show_default=True, help="Where it is kept."
+)
 @click.option("--stay/--end", default=True, show_default=True, help="Keep the proxy when the experiment is over.")
 def demo(path: Path, stay: bool, control: str, treatment: str, seed: int, **given: Any) -> None:
     """Start simulated engines, a proxy, traffic and an experiment; another terminal then has `paceline ab status --watch`.
 
     All joules are simulated. What the experiment came to stays in the folder of --dir: `paceline ab report --from`.
     """
-    name = f"demo-{time.strftime('%H%M%S')}"
+    name = f"demo-{time.strftime('%Y%m%d-%H%M%S')}"  # the folder may hold those of other days
     straight = {"policy": {"name": "passthrough", "params": {}}, "placement": {"name": "spread", "params": {}}}
     console = terminal.plain()
     with errors(), _screen(console) as show:

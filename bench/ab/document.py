@@ -7,14 +7,15 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
+from policies.sides import Split
 from telemetry.blocks import Block
 from telemetry.checks import SIMULATED
 from telemetry.comparison import Comparison, compare
-from telemetry.design import CONTROL, Design
+from telemetry.design import CONTROL, SIDES, Design
 from telemetry.guardrails import Guardrails
 
 ARMS = ("control", "treatment")
-RUNNING = "running"
+RUNNING, FINISHED, STOPPED = "running", "finished", "stopped"
 
 
 class BadDocument(ValueError):
@@ -34,6 +35,8 @@ class Document:
         logged: the log's lines, where they were asked for.
         notes: what the proxy wants a reader to know, such as where its lengths come from.
         restarts: of the proxy, while it ran.
+        in_force: the strategy of its group now; None: nobody told.
+        sides: of a split, the servers of either; None: the whole group changed its arm.
         provenance: where all this comes from: versions, servers, meter, who was asked and when.
     """
 
@@ -52,6 +55,8 @@ class Document:
     restarts: int = 0
     logged: tuple[Mapping[str, Any], ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    sides: Split | None = None
+    in_force: Mapping[str, Any] | None = None
 
     @classmethod
     def of(cls, told: Mapping[str, Any], logged: Sequence[Mapping[str, Any]] = (), **about: Any) -> Document:
@@ -62,6 +67,7 @@ class Document:
         """
         try:
             by_name = {arm["name"]: arm for arm in told["arms"]}
+            sides = told.get("split")
             return cls(
                 name=told["name"],
                 state=told["state"],
@@ -78,18 +84,46 @@ class Document:
                 restarts=told.get("restarts", 0),
                 logged=tuple(logged),
                 provenance=about,
+                in_force=told.get("in_force"),
+                sides=None if sides is None else Split(tuple(sides["a"]), tuple(sides["b"]), told["design"]["seed"]),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise BadDocument(f"this is no experiment as Paceline tells it: {type(error).__name__}: {error}") from error
+
+    @property
+    def kind(self) -> str:
+        return "Split in counterphase" if self.design.parallel else "Switchback"
+
+    def side(self, block: Block) -> str:
+        """`A` or `B`; empty: there are no sides."""
+        return SIDES[self.design.side_of(block.index)] if self.design.parallel else ""
+
+    def side_lines(self) -> list[str]:
+        """Whose servers are whose."""
+        if self.sides is None:
+            return []
+        return [f"side {name}: {', '.join(self.sides.servers(side))}" for side, name in enumerate(SIDES)]
 
     @property
     def running(self) -> bool:
         return self.state == RUNNING
 
     @property
+    def finished(self) -> bool:
+        """All of its blocks are over."""
+        return self.state == FINISHED
+
+    @property
     def same_arms(self) -> bool:
         """Whether it is an A/A test: what it finds, it finds wrongly."""
         return _strategy(self.arms[0]) == _strategy(self.arms[1])
+
+    @property
+    def other_in_force(self) -> str | None:
+        """What is in force though it is over, and is not its control: a restart puts the configuration's in force."""
+        if self.running or self.in_force is None or _strategy(self.in_force) == _strategy(self.arms[CONTROL]):
+            return None
+        return f"{named(self.in_force['policy'])} / {named(self.in_force['placement'])}"
 
     def arm(self, arm: int) -> str:
         """`span / pack knee=32`."""
@@ -128,6 +162,7 @@ class Document:
             "why": self.why,
             "group": self.group,
             "design": asdict(self.design),
+            "split": None if self.sides is None else {"a": list(self.sides.a), "b": list(self.sides.b)},
             "arms": [{"name": name, **arm} for name, arm in zip(ARMS, self.arms, strict=True)],
             "same_arms": self.same_arms,
             "metric": self.metric,

@@ -24,6 +24,7 @@ from bench.experiments.simulated import simulated_blocks
 from bench.simulation.traces import load
 from policies.simulate import Arrival
 from policies.strategy import Strategy
+from proxy.admin_address import AdminAddress
 from telemetry.blocks import Block
 from telemetry.cost import load_profile
 from telemetry.design import Design
@@ -73,7 +74,7 @@ def from_past(former: Iterable[Document], design: Design, metric: str) -> Foreca
     """Of the former experiments that are like this one, what the one with most pairs says."""
     best: Forecast | None = None
     for one in former:
-        alike = 1 / ALIKE <= one.design.block_s / design.block_s <= ALIKE
+        alike = 1 / ALIKE <= one.design.block_s / design.block_s <= ALIKE and one.design.parallel == design.parallel
         differences = log_ratios(one.blocks, one.design, metric)
         if alike and len(differences) >= max(FEWEST_PAIRS, best.pairs if best is not None else 0):
             told = f"the {len(differences)} pairs of {one.name!r} (blocks of {one.design.block_s:g} s)"
@@ -88,15 +89,17 @@ def log_ratios(blocks: Sequence[Block], design: Design, metric: str) -> list[flo
     return [value for pair in pairs if (value := pair.log_ratio(METRICS[metric])) is not None]
 
 
-def from_simulator(url: str, group: str | None, control: Strategy, design: Design, metric: str) -> Forecast | Unknown:
+def from_simulator(at: AdminAddress, group: str | None, control: Strategy, design: Design, metric: str) -> Forecast | Unknown:
     """Control against itself on requests like the proxy's latest."""
     try:
         with TemporaryDirectory() as folder:
-            told = live.ask(url, group, Path(folder))
+            told = live.ask(at, group, Path(folder))
             known = load(told.ledger, format="ledger").arrivals
             model = load_profile(told.profile)
     except (live.NotTold, BadSpec, ValueError, OSError) as error:
         return Unknown(str(error))
+    if design.parallel and told.servers < 2:
+        return Unknown("a split needs two servers")
     span_s = known[-1].waiting.arrived_at
     if len(known) < 20 or span_s <= 0:
         return Unknown(f"the proxy has seen {len(known)} whole requests, too few to simulate")
@@ -142,4 +145,4 @@ def forecast(client: Client, asked: Mapping[str, Any], control: Strategy, design
     group, metric = asked.get("group"), asked["metric"]
     former = [client.get(name) for name in client.names()]
     alike = [one for one in former if not group or one.group == group]
-    return from_past(alike, design, metric) or from_simulator(client.url, group, control, design, metric)
+    return from_past(alike, design, metric) or from_simulator(client.at, group, control, design, metric)

@@ -27,7 +27,8 @@ class Lines:
         for block in document.blocks[max(self._told - 1, 0) :]:
             value = figure(getattr(block, document.metric))
             whole = "" if block.complete else "; not whole, left out with its pair"
-            place = f"block {block.index + 1} of {document.design.blocks}, {ARMS[block.arm]}"
+            side = f"side {document.side(block)}, " if document.design.parallel else ""
+            place = f"block {block.index + 1} of {document.design.blocks}, {side}{ARMS[block.arm]}"
             yield f"{place}: {value} {per_unit(document.metric)}{whole}"
             if block.index % 2 and document.comparison.effect is not None:
                 yield f"  so far {effect(document.comparison.effect)}, {bounds(document.comparison.effect, document.alpha)}"

@@ -49,7 +49,7 @@ def _head(document: Document) -> Iterator[str]:
     began = at(design.began_unix_s)
     last = max((block.end_unix_s for block in document.blocks), default=design.began_unix_s)
     state = document.state + (f": {document.why}" if document.why else "")
-    yield f'<p class="soft">Switchback, {began} to {at(last)}; {escape(state)}.</p>'
+    yield f'<p class="soft">{document.kind}, {began} to {at(last)}; {escape(state)}.</p>'
     if document.simulated:
         sources = ", ".join(document.comparison.sources) or "simulated"
         yield f'<p><span class="marked">joules are {escape(sources)}, not measured</span></p>'
@@ -59,6 +59,7 @@ def _head(document: Document) -> Iterator[str]:
     for arm in (CONTROL, TREATMENT):
         yield f'<span><span class="dot {ARMS[arm]}"></span>{escape(document.label(arm))}</span>'
     yield "</div>"
+    yield from (f'<p class="soft">{escape(line)}</p>' for line in document.side_lines())
 
 
 def _verdict(document: Document) -> Iterator[str]:
@@ -81,7 +82,8 @@ def _pictures(document: Document) -> Iterator[str]:
     yield figure_of(
         plots.series(document),
         "Each bar is one block's joules over its output tokens, from the end of its burn-in. Dotted lines part the pairs; which"
-        " arm goes first in each was drawn before the start.",
+        + (" side has which arm" if document.design.parallel else " arm goes first")
+        + " in each was drawn before the start.",
     )
     yield figure_of(
         plots.course(document),
@@ -94,7 +96,7 @@ def _provenance(document: Document) -> Iterator[str]:
     design = document.design
     told = {
         "design": f"{design.pairs} pairs of blocks of {design.block_s:g} s, burn-in {design.burn_in_s:g} s, seed {design.seed},"
-        f" strata of {design.pairs_per_stratum} pairs; {lasts(design.blocks * design.block_s)} of blocks",
+        f" strata of {design.pairs_per_stratum} pairs; {lasts(design.lasts_s)}",
         "group of servers": document.group,
         "restarts": str(document.restarts) if document.restarts else "",
         "notes": "; ".join(document.notes),

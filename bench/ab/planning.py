@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from bench.ab.asking import AUTO, strategy
+from bench.ab.asking import strategy
 from bench.ab.client import Client
 from bench.ab.document import Document, named
 from bench.ab.forecast import POWER, Forecast, Unknown, forecast
@@ -24,17 +23,14 @@ class Planned:
 
     Attributes:
         asked: the body of `POST /experiments`.
-        design: None while lengths are the proxy's to choose.
+        design: as the proxy makes it of that, with the lengths that it chooses where they are `auto`.
         forecast: what is expected of it, or why nobody can say; None: nobody asked.
     """
 
     asked: Mapping[str, Any]
-    design: Design | None
+    design: Design
     forecast: Forecast | Unknown | None
-
-    def with_design(self, client: Client, design: Design, *, forecast: bool) -> Planned:
-        """With the lengths that the proxy has chosen."""
-        return replace(self, design=design, forecast=_foresee(client, self.asked, design) if forecast else None)
+    notes: tuple[str, ...] = ()
 
     @property
     def same_arms(self) -> bool:
@@ -52,17 +48,14 @@ class Planned:
 
     def _lengths(self) -> list[str]:
         design = self.design
-        if design is None:
-            return [f"{2 * self.asked['pairs']} blocks in {self.asked['pairs']} pairs; the proxy chooses how long they are"]
         share = 1 - design.burn_in_s / design.block_s
         ends = datetime.fromtimestamp(design.ends_unix_s, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-        whole = (
-            f"{design.blocks} blocks of {design.block_s:g} s in {design.pairs} pairs: {lasts(design.blocks * design.block_s)}"
-        )
+        both = ", two at a time, one of either side," if design.parallel else ""
+        whole = f"{design.blocks} blocks of {design.block_s:g} s{both} in {design.pairs} pairs: {lasts(design.lasts_s)}"
         return [f"{whole}, until {ends}; without the burn-in of {design.burn_in_s:g} s, {share:.0%} of that is analysed"]
 
     def _expected(self) -> list[str]:
-        if self.forecast is None or self.design is None:
+        if self.forecast is None:
             return []
         if isinstance(self.forecast, Unknown):
             return [f"how small a difference it may show is not known: {self.forecast.why}"]
@@ -87,9 +80,9 @@ class Planned:
 
     def as_json(self, document: Document | None) -> dict[str, Any]:
         told: dict[str, Any] = {"asked": dict(self.asked), "plan": self.lines()}
-        told["design"] = asdict(self.design) if self.design is not None else None
+        told["design"] = asdict(self.design)
         told["forecast"] = asdict(self.forecast) if self.forecast is not None else None
-        if isinstance(self.forecast, Forecast) and self.design is not None:
+        if isinstance(self.forecast, Forecast):
             told["detectable"] = self.forecast.detectable(self.design.pairs, self.asked["alpha"])
         return told | {"experiment": document.as_json() if document is not None else None}
 
@@ -97,15 +90,9 @@ class Planned:
 _ARMS = ("control", "treatment")
 
 
-def planned(client: Client, asked: Mapping[str, Any], *, forecast: bool) -> Planned:
-    """The plan of what is asked for; nothing begins."""
-    if AUTO in (asked["block_s"], asked["burn_in_s"]):
-        return Planned(asked, None, None)
-    try:
-        design = Design(time.time(), asked["block_s"], asked["burn_in_s"], asked["pairs"], asked.get("seed") or 0)
-    except ValueError:
-        return Planned(asked, None, None)  # the proxy says what is wrong with it
-    return Planned(asked, design, _foresee(client, asked, design) if forecast else None)
+def planned(client: Client, asked: Mapping[str, Any], told: Document, *, forecast: bool) -> Planned:
+    """The plan of what is asked for, as the proxy has told it; nothing begins."""
+    return Planned(asked, told.design, _foresee(client, asked, told.design) if forecast else None, told.notes)
 
 
 def _foresee(client: Client, asked: Mapping[str, Any], design: Design) -> Forecast | Unknown:

@@ -8,7 +8,7 @@ from math import ceil
 from bench.ab import verdict_plots
 from bench.ab.document import ARMS, Document
 from bench.ab.html import at, escape, figure_of, table
-from bench.ab.words import JUDGED, across, figure, lines_of_look_once, once, per_unit, reading
+from bench.ab.words import JUDGED, across, figure, latencies, lines_of_look_once, once, per_unit, reading
 from telemetry.blocks import Block
 
 GOOD, BAD, OPEN = "good", "bad", "open"
@@ -147,29 +147,39 @@ def blocks(document: Document) -> Iterator[str]:
         return
     yield f"<h2>Blocks</h2>\n<details><summary>all {len(document.blocks)} blocks</summary>"
     unit = per_unit(document.metric)
-    heads: tuple[str, ...] = ("block", "arm", unit, "J", "burn-in J", "requests", "tokens", "first token p95")
+    heads: tuple[str, ...] = (
+        "block",
+        *(["side"] if document.design.parallel else []),
+        "arm",
+        unit,
+        "J",
+        "burn-in J",
+        "requests",
+        "tokens",
+        "first token p95",
+    )
     heads += ("a token p95", "wait p99", "errors", "late", "°C")
     yield '<div class="scroll"><table><tr>' + "".join(f"<th>{head}</th>" for head in heads) + "</tr>"
     lost = {one.pair for one in document.comparison.lost}
     for block in document.blocks:
-        row = "".join(f"<td>{cell}</td>" for cell in _block(block, document.metric))
+        row = "".join(f"<td>{cell}</td>" for cell in _block(block, document))
         yield f"{'<tr class=lost>' if block.pair in lost else '<tr>'}{row}</tr>"
     yield "</table></div>"
     yield from (f'<p class="soft">Pair {one.pair + 1} is lost: {escape(one.why)}.</p>' for one in document.comparison.lost)
     yield "</details>"
 
 
-def _block(block: Block, metric: str) -> tuple[str, ...]:
-    seconds = (block.ttft_p95_s, block.tpot_p95_s, block.wait_p99_s)
+def _block(block: Block, document: Document) -> tuple[str, ...]:
     return (
         str(block.index + 1),
+        *([document.side(block)] if document.design.parallel else []),
         f'<span class="dot {ARMS[block.arm]}"></span>{ARMS[block.arm]}',
-        figure(getattr(block, metric)),
+        figure(getattr(block, document.metric)),
         figure(block.energy_j, 0),
         figure(block.burn_in_j, 0),
         f"{block.requests:,}",
         f"{block.output_tokens:,}",
-        *("" if value is None else f"{1000 * value:,.1f} ms" for value in seconds),
+        *latencies(block, digits=1),
         str(block.errors),
         str(block.late),
         "" if block.temperature_c is None else f"{block.temperature_c:.0f}",
@@ -182,7 +192,7 @@ def log(document: Document) -> Iterator[str]:
     yield f"<h2>Log</h2>\n<details><summary>{len(document.logged)} decisions</summary>"
     rows = []
     for line in document.logged:
-        about = [f"{key} {line[key]}" for key in ("arm", "why", "guardrails") if line.get(key)]
+        about = [f"{key} {line[key]}" for key in ("arm", "side", "why", "guardrails") if line.get(key)]
         block = line["block"]["index"] if isinstance(line.get("block"), dict) else line.get("block")
         place = f"block {block + 1}" if isinstance(block, int) else ""
         rows.append((at(line.get("at_unix_s", 0.0)), str(line.get("event", "")), place, "; ".join(about)))

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from bench.ab.document import Document
+from bench.ab.document import FINISHED, RUNNING, STOPPED, Document
 from telemetry.blocks import Block
 from telemetry.design import Design, orders
 
@@ -53,16 +53,25 @@ def joined(whole: Design, name: str, slices: Sequence[tuple[int, Document]]) -> 
         raise ValueError("no slice is over yet")
     done = [document for _, document in slices]
     began = min(document.design.began_unix_s for document in done)
+    state, why = _state(slices, len(strata(whole)))
     return replace(
         done[-1],
         name=name,
-        state="finished" if len(slices) == len(strata(whole)) else "running",
-        why="",
+        state=state,
+        why=why,
         design=replace(whole, began_unix_s=began),
         now=None,
         blocks=tuple(sorted(_renumbered(whole, slices), key=lambda block: block.index)),
         logged=tuple(line for document in done for line in document.logged),
     )
+
+
+def _state(slices: Sequence[tuple[int, Document]], planned: int) -> tuple[str, str]:
+    """Finished is what all of its slices are; what was cut off is not made again, so it never will be."""
+    cut = [f"slice {number} is {one.state}{f' ({one.why})' if one.why else ''}" for number, one in slices if not one.finished]
+    if len(slices) < planned:
+        return RUNNING, "; ".join([f"{planned - len(slices)} of {planned} slices are still to come", *cut])
+    return (STOPPED, "; ".join(cut)) if cut else (FINISHED, "")
 
 
 def _renumbered(whole: Design, slices: Sequence[tuple[int, Document]]) -> Iterator[Block]:

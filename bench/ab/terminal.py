@@ -11,7 +11,19 @@ from rich.text import Text
 
 from bench.ab.document import ARMS, Document
 from bench.ab.planning import Planned, lasts
-from bench.ab.words import JUDGED, VERDICTS, across, bounds, effect, figure, lines_of_look_once, marked, per_unit, reading
+from bench.ab.words import (
+    JUDGED,
+    VERDICTS,
+    across,
+    bounds,
+    effect,
+    figure,
+    latencies,
+    lines_of_look_once,
+    marked,
+    per_unit,
+    reading,
+)
 from telemetry.blocks import Block
 from telemetry.guardrails import Verdict
 
@@ -32,11 +44,11 @@ def plain() -> Console:
 def plan(planned: Planned, document: Document | None, console: Console) -> None:
     for line in planned.lines():
         console.print(line, highlight=False, markup=False)
+    for note in planned.notes if document is None else document.notes:
+        console.print(note, highlight=False, markup=False)
     if document is None:
         console.print("Nothing was begun (--plan).", highlight=False, style="dim")
         return
-    for note in document.notes:
-        console.print(note, highlight=False, markup=False)
     console.print(
         f"[bold]{document.name}[/] runs; `paceline ab status {document.name} --watch` looks at it,"
         f" `paceline ab stop {document.name}` ends it",
@@ -44,8 +56,14 @@ def plan(planned: Planned, document: Document | None, console: Console) -> None:
     )
 
 
-def status(document: Document, url: str = "") -> RenderableType:
-    """How it stands: what rules now, the latest blocks, the effect so far, and the guardrails."""
+def status(document: Document, url: str = "", silent: str = "") -> RenderableType:
+    """How it stands: what rules now, the latest blocks, the effect so far, and the guardrails.
+
+    Args:
+        document: as it was told last.
+        url: of the admin port, where nobody knows it.
+        silent: why the proxy does not answer now.
+    """
     parts: list[RenderableType] = [_head(document), _effect(document)]
     if document.blocks:
         parts.append(_blocks(document.blocks[-SHOWN:], document))
@@ -53,6 +71,10 @@ def status(document: Document, url: str = "") -> RenderableType:
         parts.append(_guardrails(document.comparison.guardrails))
     if document.running:
         parts.append(Text("Looking often does no harm: the interval allows for it.", style="dim"))
+    if (other := document.other_in_force) is not None:
+        parts.append(Text(f"In force now is {other}, and not this experiment's control.", style="yellow"))
+    if silent:
+        parts.append(Text(f"It does not answer, and is asked again; above is what it told last. {silent}", style="yellow"))
     if url:
         parts.append(Text(f"admin port: {url}", style="dim"))
     return Group(*parts)
@@ -63,11 +85,12 @@ def _head(document: Document) -> Text:
     told = Text.assemble((document.name, "bold"), f": {_state(document)}\n")
     for arm in (0, 1):
         told.append(f"  {document.label(arm)}\n")
+    for line in document.side_lines():
+        told.append(f"  {line}\n")
     if document.same_arms:
         told.append("  A/A test: both arms are the same, so whatever it finds is chance or a fault\n")
-    told.append(
-        f"  {design.blocks} blocks of {design.block_s:g} s, burn-in {design.burn_in_s:g} s, seed {design.seed}\n", "dim"
-    )
+    lengths = f"{design.blocks} blocks of {design.block_s:g} s, burn-in {design.burn_in_s:g} s, seed {design.seed}"
+    told.append(f"  {document.kind.lower()}: {lengths}\n", "dim")
     return told
 
 
@@ -76,9 +99,12 @@ def _state(document: Document) -> str:
         return f"{document.state}{f': {document.why}' if document.why else ''}"
     block, ends = document.now.get("block"), document.now.get("ends_unix_s")
     left = lasts(max(document.design.ends_unix_s - time.time(), 0))
-    rules = f"{document.now['arm']} rules" + (f" for {max(ends - time.time(), 0):.0f} s more" if ends else "")
-    where = f"block {block + 1} of {document.design.blocks}" if block is not None else "no block is due"
-    return f"running, {where}; {rules}; {left} left"
+    sides = document.now.get("sides")
+    ruling = f"side A has {sides[0]} and side B {sides[1]}" if sides else f"{document.now['arm']} rules"
+    rules = ruling + (f" for {max(ends - time.time(), 0):.0f} s more" if ends else "")
+    also = f" and {block + 2}" if sides and block is not None else ""
+    where = f"block {block + 1}{also} of {document.design.blocks}" if block is not None else "no block is due"
+    return f"running, {where}; {rules}; {left} left" + (f". {document.why}" if document.why else "")
 
 
 def _effect(document: Document) -> Text:
@@ -93,18 +119,29 @@ def _effect(document: Document) -> Text:
 
 
 def _blocks(blocks: Sequence[Block], document: Document) -> Table:
-    heads = ["block", "arm", per_unit(document.metric), "J", "requests", "tokens", "first token p95", "a token p95"]
+    heads = [
+        "block",
+        *(["side"] if document.design.parallel else []),
+        "arm",
+        per_unit(document.metric),
+        "J",
+        "requests",
+        "tokens",
+        "first token p95",
+        "a token p95",
+    ]
     table = _table([*heads, "wait p99", "errors", "late"])
     for block in blocks:
         style = ("cyan" if block.arm == 0 else "dark_orange") if block.complete else "dim strike"
         table.add_row(
             str(block.index + 1),
+            *([document.side(block)] if document.design.parallel else []),
             ARMS[block.arm],
             figure(getattr(block, document.metric)),
             figure(block.energy_j, 0),
             str(block.requests),
             str(block.output_tokens),
-            *(_ms(value) for value in (block.ttft_p95_s, block.tpot_p95_s, block.wait_p99_s)),
+            *latencies(block),
             str(block.errors or ""),
             str(block.late or ""),
             style=style,
@@ -172,10 +209,6 @@ def listing(documents: Sequence[Document]) -> RenderableType:
             VERDICTS[found.verdict],
         )
     return table
-
-
-def _ms(seconds: float | None) -> str:
-    return "" if seconds is None else f"{seconds * 1000:,.0f} ms"
 
 
 def _table(heads: Sequence[str], words: Sequence[int] = ()) -> Table:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bench.ab.document import Document
+from telemetry.blocks import Block
 from telemetry.comparison import Arm
-from telemetry.guardrails import Verdict
+from telemetry.guardrails import ENOUGH_FOR_P95, Verdict
 from telemetry.student import Interval
 
 UNITS = {"j_per_token": "J/token", "j_per_request": "J/request"}
@@ -55,6 +56,19 @@ def once(found: Interval | None) -> str:
     if found.low is None or found.high is None:
         return share(found.middle)
     return f"{share(found.middle)} ({share(found.low)} to {share(found.high)})"
+
+
+def latencies(block: Block, digits: int = 0) -> tuple[str, ...]:
+    """First token, a token, wait. A percentile of a handful says of how many it is: guardrails do not look at it."""
+    told = ((block.ttft_p95_s, block.ttft_of), (block.tpot_p95_s, block.tpot_of), (block.wait_p99_s, None))
+    return tuple(_latency(value, of, digits) for value, of in told)
+
+
+def _latency(seconds: float | None, of: int | None, digits: int) -> str:
+    if seconds is None:
+        return ""
+    few = f" of {of}" if of is not None and of < ENOUGH_FOR_P95 else ""
+    return f"{1000 * seconds:,.{digits}f} ms{few}"
 
 
 def across(arm: Arm) -> str:

@@ -24,6 +24,7 @@ from bench.draws import BadSpec, finite
 from bench.simulation.tiers import shares_of, with_tiers
 from bench.simulation.traces import FORMATS, Trace, load
 from bench.simulation.traffic import absent, slack_of
+from proxy.admin_address import AdminAddress, admin_option
 from telemetry.cost import BUILT_IN, built_in, load_profile
 
 FEW_TOLD = 0.5
@@ -34,7 +35,7 @@ WIDTH = 160  # of a file or a pipe
 
 @click.command("advise", short_help="say which lever saves joules on your traffic")
 @click.argument("trace", required=False, type=click.Path(path_type=Path))
-@click.option("--admin", metavar="URL", help="Ask a running proxy for its latest requests instead of reading a trace.")
+@admin_option(help="Ask a running proxy for its latest requests instead of reading a trace.")
 @click.option("--group", help="Group of servers of that proxy. [the first]")
 @click.option("--format", "format_", type=click.Choice(FORMATS), default="auto", show_default=True, help="The trace's.")
 @click.option("--profile", help=f"A built-in step model, or a JSON file's path. [{BUILT_IN}; --admin: the proxy's]")
@@ -53,7 +54,7 @@ WIDTH = 160  # of a file or a pipe
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the intervals, and of tiers.")
 @click.option("--json", "as_json_", is_flag=True, help="Print JSON.")
-def command(trace: Path | None, admin: str | None, as_json_: bool, **options: Any) -> None:
+def command(trace: Path | None, admin: AdminAddress | None, as_json_: bool, **options: Any) -> None:
     """Say which lever is worth pulling (packing, sleeping, grouping, deferring), with what setting, for how many joules and
     how much wait, on TRACE: the ledger's files or their directory, Azure's or Mooncake's traces; or on a proxy's traffic.
 
@@ -69,7 +70,7 @@ def command(trace: Path | None, admin: str | None, as_json_: bool, **options: An
     try:
         finite(options)
         with TemporaryDirectory() as folder:
-            judge, context = _on_trace(trace, options) if trace else _on_proxy(str(admin), options, Path(folder))
+            judge, context = _on_proxy(admin, options, Path(folder)) if admin else _on_trace(trace, options)
         with _progress() as told:
             judge.told = told
             advice = judge.judge()
@@ -81,19 +82,20 @@ def command(trace: Path | None, admin: str | None, as_json_: bool, **options: An
         tell(advice, context, console)
 
 
-def _on_trace(trace: Path, options: dict[str, Any]) -> tuple[Judge, Context]:
+def _on_trace(trace: Path | None, options: dict[str, Any]) -> tuple[Judge, Context]:
+    assert trace is not None
     stage = _stage(options["profile"] or BUILT_IN, options["servers"] or 1, options["slots"])
     assumed = () if options["servers"] else ("one server is assumed (`--servers`)",)
     return _judge(trace, str(trace), stage, options, (), assumed)
 
 
-def _on_proxy(url: str, options: dict[str, Any], folder: Path) -> tuple[Judge, Context]:
-    told = live.ask(url, options["group"], folder)
+def _on_proxy(at: AdminAddress, options: dict[str, Any], folder: Path) -> tuple[Judge, Context]:
+    told = live.ask(at, options["group"], folder)
     try:
         stage = _stage(options["profile"] or told.profile, options["servers"] or told.servers, options["slots"] or told.slots)
     except ValueError as error:
         raise live.NotTold(f"the proxy's profile is not to be had here; give it by --profile ({error})") from error
-    where = f"{url}, group {told.group}"
+    where = f"{at.url}, group {told.group}"
     return _judge(told.ledger, where, stage, options, live.facts(told), live.doubts(told))
 
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import httpx
 
+from proxy.admin_address import AdminAddress
+
 MOST = 20_000
 OFF_BY = 0.25  # measured over modelled joules, beyond which the profile is not this server's
 
@@ -41,17 +43,20 @@ class Live:
     elsewhere: int  # requests of other groups
 
 
-def ask(url: str, group: str | None, folder: Path) -> Live:
+def ask(at: AdminAddress, group: str | None, folder: Path) -> Live:
     """Ask a proxy's admin port.
 
     Raises:
         NotTold: it does not answer, or has no such group, or no request yet.
     """
+    url = at.url
     try:
-        with httpx.Client(base_url=url, timeout=60, trust_env=False) as client:
+        with httpx.Client(base_url=url, headers=at.headers, verify=at.verify, timeout=60, trust_env=False) as client:
             status, shadow = (_json(client, path) for path in ("/status", "/shadow"))
             answer = client.get("/ledger", params={"limit": MOST})
             answer.raise_for_status()
+    except httpx.HTTPStatusError as error:
+        raise NotTold(f"{url} said {error.response.status_code}: {error.response.text[:300]}") from error
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         raise NotTold(f"{url}: {error}; --admin takes the admin port's URL, http://127.0.0.1:9464 as it comes") from error
     servers: Sequence[Mapping[str, Any]] = status["servers"]

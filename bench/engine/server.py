@@ -124,7 +124,7 @@ class SimulatedServer:
 @click.command("engine", short_help="run a simulated engine")
 @click.option("--dialect", type=click.Choice(list(WIRES)), default="tgi", show_default=True, help="What it speaks.")
 @click.option("--profile", default=BUILT_IN, show_default=True, help="A built-in step model, or a JSON file's path.")
-@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=int, default=0, help="0 takes a free one, and prints it. [0]")
 @click.option("--speed", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True, help="Times real time.")
 @click.option(

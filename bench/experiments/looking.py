@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from policies.engine import Engine
@@ -33,12 +33,21 @@ class Look:
     """What was to be seen at an instant.
 
     Attributes:
-        energy_j: of all engines since the simulation began, idle included.
+        by_engine_j: of each engine since the simulation began, idle included.
         charged_j: to each request that had left and not ended, net of idle; the step under way is in nobody's yet.
     """
 
-    energy_j: float
+    by_engine_j: Mapping[str, float]
     charged_j: Mapping[str, float]
+
+    @property
+    def energy_j(self) -> float:
+        """Of all engines."""
+        return sum(self.by_engine_j.values())
+
+    def of_servers(self, names: Sequence[str]) -> Look:
+        """What some of the engines had drawn."""
+        return Look({name: self.by_engine_j[name] for name in names}, self.charged_j)
 
     def of(self, one: Served, at: float) -> float:
         """Joules of a request that has ended meanwhile, up to this look at `at`, in simulated seconds."""
@@ -49,9 +58,9 @@ class Look:
 
 def look(simulation: Simulation) -> Look:
     """At the instant that the simulation has come to; its engines are `ChargingEngine`s."""
-    energy_j = sum(simulation.energy_j().values())
+    drawn_j = simulation.energy_j()  # first: it brings the engines up to the instant
     charged = {id: _charged_j(simulation, one) for id, one in simulation.open.items() if one.server}
-    return Look(energy_j, charged)
+    return Look(drawn_j, charged)
 
 
 def _charged_j(simulation: Simulation, one: Served) -> float:

@@ -2,17 +2,22 @@
 
 Joules of a block are the engines' counters between the instants of its borders, idle included. What crosses a border is told
 beside them, from what each request's steps have been charged by then (`bench/experiments/looking.py`).
+
+In counterphase a block is one side's: its requests, and its engines' counters.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from math import inf
+from types import MappingProxyType
 
 from bench.experiments.looking import ChargingEngine, Look, look
+from policies.sides import BOTH, Split
 from policies.simulate import Arrival, Served, Simulation
+from policies.split import counterphase
 from policies.strategy import Strategy
 from policies.switchback import ruling, switchback
 from telemetry.blocks import Block, quantile
@@ -35,6 +40,7 @@ def simulated_blocks(
     queue_timeout_s: float = inf,
     wall_offset_s: float = 0.0,
     watch: Callable[[float], None] = lambda now: None,
+    models: Mapping[str, StepModel] = MappingProxyType({}),
 ) -> list[Block]:
     """Run arrivals through a switchback, and tell each of its blocks.
 
@@ -51,32 +57,57 @@ def simulated_blocks(
         queue_timeout_s: longest wait for a slot.
         wall_offset_s: what to add to an arrival's seconds for seconds since the epoch.
         watch: told of each border that has been simulated, in seconds since the epoch.
+        models: of engines that are not as `model` says, by their names: engine-0, engine-1, ...
 
     Raises:
-        ValueError: somebody of a block never leaves, since a placement sends him nowhere.
+        ValueError: one server cannot be in counterphase; or somebody of a block never leaves, since a placement sends him
+            nowhere.
     """
     coming = sorted(arrivals, key=lambda arrival: arrival.waiting.arrived_at)
     began_at = min([design.began_unix_s - wall_offset_s, *(one.waiting.arrived_at for one in coming[:1])])
     names = dict.fromkeys((f"engine-{n}" for n in range(servers)), slots)
-    strategy = switchback(design, control, treatment)
+    split = halves(list(names), design.seed) if design.parallel else None
+    strategy = counterphase(design, split, control, treatment) if split else switchback(design, control, treatment)
     simulation = Simulation(
         strategy, model, names, queue_timeout_s=queue_timeout_s, began_at=began_at, wall_offset_s=wall_offset_s
     )
-    simulation.engines = {name: ChargingEngine(model, clock=began_at) for name in names}
+    simulation.engines = {name: ChargingEngine(models.get(name, model), clock=began_at) for name in names}
     served: list[Served] = []
     simulation.on_served = served.append
     for arrival in coming:
         simulation.arrive(arrival)
     looks = list(_looks(simulation, design, watch))
     _finish(simulation, design.ends_unix_s - wall_offset_s)
-    return blocks_of(served, design, looks, wall_offset_s)
+    if split is None:
+        return blocks_of(served, design, looks, wall_offset_s)
+    told = (_blocks_of_side(side, split, served, design, looks, wall_offset_s) for side in BOTH)
+    return [block for both in zip(*told, strict=True) for block in both]
+
+
+def halves(names: Sequence[str], seed: int) -> Split:
+    """Engines that have a meter each, parted in two.
+
+    Raises:
+        SplitRefused: there is one only.
+    """
+    return Split(tuple(names[: len(names) // 2]), tuple(names[len(names) // 2 :]), seed)
+
+
+def _blocks_of_side(
+    side: int, split: Split, served: Sequence[Served], design: Design, looks: Sequence[Look], wall_offset_s: float
+) -> list[Block]:
+    """One side's, as if it were all there is; then with the numbers that they have in the whole."""
+    own = [one for one in served if split.side_of(one.waiting) == side]
+    seen = [one.of_servers(split.servers(side)) for one in looks]
+    blocks = blocks_of(own, design.of_side(side), seen, wall_offset_s)
+    return [replace(block, index=design.blocks_in(block.index)[side]) for block in blocks]
 
 
 def _instants(design: Design) -> Iterator[float]:
-    """Each block's begin and its burn-in's end, and the end of the last."""
-    for block in range(design.blocks):
-        yield design.start_unix_s(block)
-        yield design.start_unix_s(block) + design.burn_in_s
+    """Each window's begin and its burn-in's end, and the end of the last."""
+    for window in range(design.windows):
+        yield design.window_starts_unix_s(window)
+        yield design.window_starts_unix_s(window) + design.burn_in_s
     yield design.ends_unix_s
 
 
@@ -156,9 +187,11 @@ def _charge(
 
 
 def _block(index: int, design: Design, counted: _Counted, looks: Sequence[Look], wall_offset_s: float) -> Block:
-    begins, ends = design.start_unix_s(index), design.start_unix_s(index + 1)
+    begins, ends = design.start_unix_s(index), design.end_unix_s(index)
     done = [one for one in counted.served if one.ended_at < inf]
     inside = [one for one in done if one.ended_at + wall_offset_s <= ends]
+    first_s = [one.ttft_s for one in inside if one.waiting.deadline <= one.waiting.arrived_at]
+    token_s = [one.tpot_s for one in inside if one.output_tokens > one.waiting.sequences]
     late = sum(one.released_at - one.waiting.deadline > ROUNDING_S for one in counted.served)
     at_begin, at_burn_in, at_end = (seen.energy_j for seen in looks[2 * index : 2 * index + 3])
     return Block(
@@ -179,8 +212,10 @@ def _block(index: int, design: Design, counted: _Counted, looks: Sequence[Look],
         late=late,
         burn_in_requests=counted.burn_in_requests,
         crossing=len(done) - len(inside),
-        ttft_p95_s=quantile([one.ttft_s for one in inside if one.waiting.deadline <= one.waiting.arrived_at], 0.95),
-        tpot_p95_s=quantile([one.tpot_s for one in inside if one.output_tokens > one.waiting.sequences], 0.95),
+        ttft_p95_s=quantile(first_s, 0.95),
+        tpot_p95_s=quantile(token_s, 0.95),
+        ttft_of=len(first_s),
+        tpot_of=len(token_s),
         wait_p99_s=quantile([one.wait_s for one in inside], 0.99),
         arrival_rate=len(counted.served) / (design.block_s - design.burn_in_s),
     )

@@ -41,8 +41,8 @@ def plot(report: Mapping[str, Any], out: Path) -> None:
 
 def _name(told: Mapping[str, Any]) -> str:
     cell = told["cell"]
-    if cell["kind"] == "simulator":
-        return f"{' / '.join(cell['name'].split(' against '))} (simulator)"
+    if cell["kind"] != "noise":
+        return f"{' / '.join(cell['name'].split(' against '))} ({cell['kind']})"
     return f"{cell['name']}, {cell['pairs']} pairs"
 
 

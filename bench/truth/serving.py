@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import log
 from random import Random
 from statistics import fmean
@@ -16,7 +17,7 @@ from policies.spread import Spread
 from policies.strategy import Strategy
 from policies.window import Window
 from telemetry.blocks import Block
-from telemetry.cost import load_profile
+from telemetry.cost import Linear, StepModel, load_profile
 from telemetry.design import Design
 
 RATE, SLACK_S = 2.0, 2.0  # requests a second, and how long each may be held
@@ -54,6 +55,47 @@ def experiment(control: str, treatment: str, seed: int, rate: float = RATE) -> t
     coming = arrivals(design.ends_unix_s + LEAD_S, seed, rate)
     model = load_profile()
     return design, simulated_blocks(coming, strategy(control), strategy(treatment), design, model)
+
+
+def counterphase_experiment(
+    control: str,
+    treatment: str,
+    seed: int,
+    *,
+    hungrier: float = 1.0,
+    pairs: int = PAIRS,
+    block_s: float = BLOCK_S,
+    burn_in_s: float = BURN_IN_S,
+) -> tuple[Design, list[Block]]:
+    """One experiment on two servers in counterphase, each with as much to do as the one of `experiment` has.
+
+    Args:
+        control: a key of `POLICIES`.
+        treatment: likewise.
+        seed: decides traffic, sides and orders.
+        hungrier: so many times the joules that the first server takes, the second one does.
+        pairs: windows in which either side has one arm.
+        block_s: their length, seconds.
+        burn_in_s: likewise of what is not analysed.
+    """
+    design = Design(LEAD_S, block_s, burn_in_s, pairs, seed, parallel=True)
+    coming = arrivals(design.ends_unix_s + LEAD_S, seed, 2 * RATE)
+    model, arms = load_profile(), (strategy(control), strategy(treatment))
+    return design, simulated_blocks(coming, *arms, design, model, servers=2, models={"engine-1": hungry(model, hungrier)})
+
+
+def hungry(model: StepModel, times: float) -> StepModel:
+    """A device that takes so many times the joules for the same work in the same time."""
+    step = model.step_j
+    more = Linear(*(times * cost for cost in (step.base, step.per_sequence, step.per_prompt_token, step.per_context_token)))
+    return replace(model, step_j=more, idle_power_w=times * model.idle_power_w)
+
+
+def sides_apart(design: Design, blocks: Sequence[Block]) -> float:
+    """What a split whose sides kept their arms would call the effect: side B's joules a token over side A's, as a log ratio."""
+    sides = [[block for block in blocks if design.side_of(block.index) == side] for side in range(design.sides)]
+    first, second = (sum(b.energy_j or 0.0 for b in side) / sum(b.output_tokens for b in side) for side in sides)
+    return log(second / first)
 
 
 def true_effect(control: str, treatment: str, seeds: int = 3, rate: float = RATE) -> float:

@@ -12,7 +12,7 @@ from statistics import fmean
 from typing import Any
 
 from bench.truth.noise import NOISES, design_of, noisy_blocks
-from bench.truth.serving import PAIRS, experiment, true_effect
+from bench.truth.serving import PAIRS, counterphase_experiment, experiment, true_effect
 from bench.truth.split import Naive, split, whole
 from bench.truth.trials import ALPHA, Trial, share, trial
 from telemetry.comparison import Guardrails
@@ -22,6 +22,8 @@ SD = 0.03  # of a block's logarithm: what a fairly quiet server shows in five mi
 RATES = (1.0, 2.0, 4.0, 8.0)  # requests a second at which a split by request is held against the truth
 # whoever may be held waits for his first token, by design; what else may be worse is watched
 HOLDING = Guardrails(ttft_p95=None, tpot_p95=1.5)
+HUNGRIER = {"counterphase": 1.0, "unlike": 1.2}  # of splits, how much more the second server takes
+SPLIT: tuple[tuple[str, float | None], ...] = (("span against span", 0.0), ("passthrough against span", None))
 Tell = Callable[[str], None]
 
 
@@ -30,7 +32,7 @@ class Cell:
     """Experiments of one kind.
 
     Attributes:
-        kind: noise (a model) or simulator.
+        kind: noise (a model), simulator, or a split in the simulator: counterphase, or unlike (one server is a fifth hungrier).
         name: of the noise, or of the two policies.
         effect: true, as a share; of the simulator None, since runs tell it.
         pairs: planned.
@@ -60,7 +62,8 @@ def cells(experiments: int) -> list[Cell]:
         Cell("simulator", name, 0.0 if name == "span against span" else None, PAIRS, few)
         for name in ("span against span", "passthrough against window 1 s", "passthrough against span")
     ]
-    return [*noises, *curve, *served]
+    apart = [Cell(kind, name, effect, PAIRS, few) for kind in HUNGRIER for name, effect in SPLIT]
+    return [*noises, *curve, *served, *apart]
 
 
 def study(experiments: int, processes: int, tell: Tell) -> dict[str, Any]:
@@ -99,6 +102,9 @@ def _trials(chunk: tuple[Cell, float, int, int]) -> list[Trial]:
 
 
 def _trial(cell: Cell, truth: float, seed: int) -> Trial:
+    if cell.kind in HUNGRIER:
+        design, blocks = counterphase_experiment(*cell.policies, seed, hungrier=HUNGRIER[cell.kind])
+        return trial(design, blocks, truth, HOLDING)
     if cell.kind == "simulator":
         design, blocks = experiment(*cell.policies, seed)
         return trial(design, blocks, truth, HOLDING)

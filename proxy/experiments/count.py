@@ -2,6 +2,8 @@
 
 A request's joules grow as intervals of the meter are settled; which of them lie on which side of a border is seen when the
 account has been settled up to the border, so they are told apart to within one settlement (a tenth of a second).
+
+In counterphase there is a block of each side at a time: a request is of its side's block, and joules of a block are its side's.
 """
 
 from __future__ import annotations
@@ -12,9 +14,10 @@ from math import inf
 
 from policies.base import Outcome
 from policies.lived import LATE_S
-from telemetry.blocks import Block, quantile
+from telemetry.blocks import Block
 from telemetry.design import Design
 from telemetry.ledger import Entry
+from telemetry.reservoir import Reservoir
 
 
 @dataclass(slots=True)
@@ -29,14 +32,16 @@ class Counted:
     late: int = 0
     burn_in_requests: int = 0
     crossing: int = 0
+    unfinished: int = 0
+    moved: int = 0  # of its requests, those that the other side's servers had
     boundary_uj: int = 0
     carried_uj: int = 0
     energy_uj: int | None = None
     burn_in_uj: int | None = None
     source: str = ""
-    ttft_s: list[float] = field(default_factory=list)
-    tpot_s: list[float] = field(default_factory=list)
-    wait_s: list[float] = field(default_factory=list)
+    ttft_s: Reservoir = field(default_factory=Reservoir)
+    tpot_s: Reservoir = field(default_factory=Reservoir)
+    wait_s: Reservoir = field(default_factory=Reservoir)
     temperature_c: float | None = None
     faults: list[str] = field(default_factory=list)  # why it is not complete
     unmetered: list[str] = field(default_factory=list)  # why its joules are not known; all else is, and guardrails look at it
@@ -47,12 +52,14 @@ class _Open:
     """A request of which more can become known.
 
     Attributes:
+        side: that it belongs to; 0 where there are none.
         block: whose sums it is in; None: it came during a burn-in, or before the experiment.
         had_uj: what it had been charged when its block ended.
         strange_uj: what it had been charged when the analysed part of another block, `strange`, began.
     """
 
     entry: Entry
+    side: int
     block: int | None
     had_uj: int | None = None
     strange: int | None = None
@@ -61,24 +68,29 @@ class _Open:
 
 @dataclass(slots=True)
 class Counting:
-    """All blocks of one experiment that have not been told yet."""
+    """All blocks of one experiment that have not been told yet.
+
+    Attributes:
+        side_with: the side that a server is on, where there are sides; None: on neither.
+    """
 
     design: Design
+    side_with: Callable[[str], int | None] = lambda server: 0
     blocks: dict[int, Counted] = field(default_factory=dict)
     _open: dict[str, _Open] = field(default_factory=dict)
 
     def of(self, index: int) -> Counted:
         return self.blocks.setdefault(index, Counted())
 
-    def was_there(self, entry: Entry) -> None:
+    def was_there(self, entry: Entry, side: int = 0) -> None:
         """It came before the experiment, or before the block with which the experiment goes on."""
-        self._open[entry.id] = _Open(entry, None)
+        self._open[entry.id] = _Open(entry, side, None)
 
-    def arrived(self, entry: Entry, unix_s: float) -> int | None:
+    def arrived(self, entry: Entry, unix_s: float, side: int = 0) -> int | None:
         """Count it where it arrives; the block of whose sums it is, None for a burn-in and outside of the experiment."""
-        index = self.design.block_at(unix_s)
+        index = self.design.block_at(unix_s, side)
         counted = index if index is not None and unix_s >= self._analysed_from(index) else None
-        self._open[entry.id] = _Open(entry, counted)
+        self._open[entry.id] = _Open(entry, side, counted)
         if counted is not None:
             self.of(counted).requests += 1
         elif index is not None:
@@ -91,7 +103,7 @@ class Counting:
     def began(self, index: int) -> None:
         """Joules are settled up to the end of a block's burn-in: who is there and not of the block is a stranger."""
         for one in self._open.values():
-            if one.block != index:
+            if one.block != index and self._runs_on(one) == self.design.side_of(index):
                 one.strange, one.strange_uj = index, one.entry.energy.active_uj
 
     def ended(self, index: int) -> None:
@@ -101,6 +113,11 @@ class Counting:
                 one.had_uj = one.entry.energy.active_uj
             elif one.strange == index:
                 self._carry(one)
+
+    def _runs_on(self, one: _Open) -> int:
+        """The side whose joules it uses, or will: its own, unless it went to the other's servers."""
+        found = self.side_with(one.entry.server) if one.entry.server else None
+        return one.side if found is None else found
 
     def _carry(self, one: _Open) -> None:
         if one.strange is not None:
@@ -117,19 +134,27 @@ class Counting:
             counted = self.blocks[one.block]
             if one.had_uj is not None:
                 counted.boundary_uj += entry.energy.active_uj - one.had_uj
-            add(counted, entry, self.design.start_unix_s(one.block + 1))
+            counted.moved += self._runs_on(one) != one.side
+            add(counted, entry, self.design.end_unix_s(one.block))
 
     def waits_for(self, index: int) -> int:
         """Requests of a block of which more can become known."""
         return sum(one.block == index for one in self._open.values())
 
     def give_up(self, index: int) -> int:
-        """A block is told without those that still run: they are of its requests, and of no other sum. How many they are."""
+        """A block is told without those that still run: they are of its requests, and of no other sum. How many they are.
+
+        Those that have ended, and whose joules a meter does not tell, are of every sum but those.
+        """
         left = [one for one in self._open.values() if one.block == index]
+        running = [one for one in left if one.entry.ended_at is None]
         for one in left:
             one.block = None
-            self.of(index).crossing += 1
-        return len(left)
+            self.of(index).moved += self._runs_on(one) != one.side
+            if one.entry.ended_at is not None:
+                add(self.of(index), one.entry, self.design.end_unix_s(index))
+        self.of(index).crossing += len(running)
+        return len(running)
 
     def told(self, index: int) -> None:
         """A block is written down."""
@@ -153,11 +178,11 @@ def add(counted: Counted, entry: Entry, block_ends_unix_s: float) -> None:
     counted.output_tokens += entry.output_tokens
     counted.prompt_tokens += entry.prompt_tokens
     if inside:
-        counted.wait_s.append(entry.held_s + entry.queued_s)
+        counted.wait_s.add(entry.held_s + entry.queued_s)
         if entry.streamed and entry.ttft_s is not None and not entry.slack_s:
-            counted.ttft_s.append(entry.ttft_s)
+            counted.ttft_s.add(entry.ttft_s)
         if entry.tpot_s is not None:
-            counted.tpot_s.append(entry.tpot_s)
+            counted.tpot_s.add(entry.tpot_s)
 
 
 def is_late(entry: Entry) -> bool:
@@ -169,7 +194,7 @@ def is_late(entry: Entry) -> bool:
 
 def block_of(index: int, design: Design, counted: Counted) -> Block:
     """The block as it is written down."""
-    starts, ends = design.start_unix_s(index), design.start_unix_s(index + 1)
+    starts, ends = design.start_unix_s(index), design.end_unix_s(index)
     return Block(
         index=index,
         arm=design.arm_of(index),
@@ -188,9 +213,12 @@ def block_of(index: int, design: Design, counted: Counted) -> Block:
         late=counted.late,
         burn_in_requests=counted.burn_in_requests,
         crossing=counted.crossing,
-        ttft_p95_s=quantile(counted.ttft_s, 0.95),
-        tpot_p95_s=quantile(counted.tpot_s, 0.95),
-        wait_p99_s=quantile(counted.wait_s, 0.99),
+        unfinished=counted.unfinished,
+        ttft_p95_s=counted.ttft_s.quantile(0.95),
+        tpot_p95_s=counted.tpot_s.quantile(0.95),
+        ttft_of=counted.ttft_s.seen,
+        tpot_of=counted.tpot_s.seen,
+        wait_p99_s=counted.wait_s.quantile(0.99),
         arrival_rate=counted.requests / (design.block_s - design.burn_in_s),
         temperature_c=counted.temperature_c,
         complete=not counted.faults,
@@ -214,19 +242,19 @@ class Border:
     ends: bool
 
     def unix_s(self, design: Design) -> float:
-        return design.start_unix_s(self.index + 1) if self.ends else design.start_unix_s(self.index) + design.burn_in_s
+        return design.end_unix_s(self.index) if self.ends else design.start_unix_s(self.index) + design.burn_in_s
 
 
 def borders(design: Design, first: int) -> Iterator[Border]:
-    """All that are to come, from a block's begin on."""
-    for index in range(first, design.blocks):
+    """All of one side that are to come, from a block's begin on."""
+    for index in range(first, design.blocks, design.sides):
         yield Border(index, ends=False)
         yield Border(index, ends=True)
 
 
 @dataclass(slots=True)
 class Joules:
-    """Adds up what meters counted from border to border, as it is settled.
+    """Adds up what meters counted from border to border, as it is settled; in counterphase, one side's.
 
     It adds up often and a little at a time, since accounts remember an hour only and blocks may be longer.
 

@@ -1,7 +1,8 @@
 """The experiments of one proxy: those that run, each on its own devices, and those that are over; started, stopped, told.
 
-Two that share devices would each count the other's joules, so there is one at a time for each energy domain. A restart, even
-`kill -9`, loses the blocks that it touches and nothing else: the state is read again, and the next whole block counts.
+Two that share devices would each count the other's joules, so there is one at a time for each energy domain; of two that
+different proxies began before they had heard of each other, the later one gives way. A restart, even `kill -9`, loses the
+blocks that it touches and nothing else: the state is read again, and the next whole block counts.
 """
 
 from __future__ import annotations
@@ -13,13 +14,16 @@ from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
+from policies.base import Waiting
+from policies.split import cautions
 from policies.strategy import Strategy
 from proxy.config import Experiment as Asked
 from proxy.energy import Energy
 from proxy.experiments.devices import Devices
 from proxy.experiments.keeper import Keeper
+from proxy.experiments.places import HOW_TO_STOP, Conflict, Places, gave_way_to, gives_way
 from proxy.experiments.plan import FINISHED, RUNNING, STOPPED, TRIPPED, Plan, plan
-from proxy.experiments.run import Running
+from proxy.experiments.run import Running, least_block_s
 from proxy.experiments.store import State, Store
 from proxy.fleet import Fleet, Pool
 from proxy.shared_store import SharedStore
@@ -32,11 +36,6 @@ log = logging.getLogger("paceline.experiment")
 LOOK_EVERY_S = 0.1
 LEAD_S = 0.2  # a new one is on the disk before it begins
 RECENT = 2_000  # requests from which `auto` lengths are reckoned
-HOW_TO_STOP = "`paceline ab stop {name}`, or POST /experiments/{name}/stop on the admin port, ends it"
-
-
-class Conflict(Exception):
-    """It cannot be done now; the message says what stands against it."""
 
 
 @dataclass(slots=True)
@@ -53,7 +52,7 @@ class Experiments:
         on_shadows: told that `shadows` are others now.
         running: by name.
         over: states of all others, by name.
-        compared: of those, what was looked at lately: how many parts of blocks there were, and what they say.
+        compared: of those, what was looked at lately: blocks, and what they say.
     """
 
     fleet: Fleet
@@ -70,10 +69,14 @@ class Experiments:
     on_shadows: Callable[[], None] = lambda: None
     running: dict[str, Running] = field(default_factory=dict)
     over: dict[str, State] = field(default_factory=dict)
-    compared: dict[str, tuple[int, Comparison]] = field(default_factory=dict)
+    compared: dict[str, tuple[list[Block], Comparison]] = field(default_factory=dict)
     _faults: dict[str, str] = field(default_factory=dict)  # of experiments, that end them
     _late: list[Keeper] = field(default_factory=list)  # of those that are over, until the store has all of them
     _changing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _places: Places = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._places = Places(self.fleet, self.energy, self.running)
 
     # --- beginning and end of the process -------------------------------------------------------------------------
 
@@ -108,7 +111,7 @@ class Experiments:
             if read.state == RUNNING and name in self.running and self.running[name].plan.design != read.design:
                 self.running.pop(name).fall_back()  # two replicas began it at the same time: the first one's holds
             if read.state == RUNNING and name not in self.running:
-                await self._resume(read)
+                await self._resume_or_give_way(read)
             elif read.state == FINISHED and name in self.running:
                 pass  # it will find so too, once its own blocks are told
             elif read.state != RUNNING and name in self.running:
@@ -128,14 +131,37 @@ class Experiments:
                 await self.store.save(name, self.over[name])
                 await self.store.log(name, {"at_unix_s": self.wall(), "event": STOPPED, "why": str(error)})
 
-    async def _resume(self, read: Plan) -> None:
-        pool, devices = self._free(read.group)
+    async def _resume_or_give_way(self, read: Plan) -> None:
+        """Of two on one group or on shared devices the one that was begun first goes on, on each replica that hears of both."""
+        pool, devices = self._places.place(read.group)
+        rivals = [one for one, _ in self._places.rivals(pool, devices)]
+        if (ended := gives_way(read, [one.plan for one in rivals], self.wall())) is not None:
+            await self._keep_over(ended)
+            return
+        for one in rivals:
+            if one.plan.design.ends_unix_s <= self.wall():
+                one.put_control()  # it has only its last blocks to tell
+                continue
+            await one.stop(STOPPED, f"{gave_way_to(read)}; control is in force")
+            self._set_aside(one)
+        await self._resume(read, pool, devices)
+
+    async def _keep_over(self, ended: Plan) -> None:
+        """It does not run here, and is over for all."""
+        log.warning("experiment %s: %s: %s", ended.name, ended.state, ended.why)
+        self.over[ended.name] = ended.as_json()
+        await self.store.log(ended.name, {"at_unix_s": self.wall(), "event": ended.state, "why": ended.why})
+        await self.store.save(ended.name, ended.as_json())
+
+    async def _resume(self, read: Plan, pool: Pool, devices: Devices) -> None:
+        if read.split is not None and not devices.unmetered:  # a meter that is missing may come back
+            devices.check(read.split)
         lines, parts = await self.store.lines(read.name), await self.store.parts(read.name)
         alone = self.shared is None
         restarted = replace(read, restarts=read.restarts + 1) if alone else read
         one = self._run(restarted, pool, devices)
         one.keeper.lines = len(lines)
-        await one.keeper.note("restart_seen" if alone else "replica_joined")
+        await one.keeper.note("restart_seen" if alone else "replica_joined", why=one.unmetered() or None)
         told = [index for index, of in parts.items() if self.replica in of]
         await one.lose(told, only_latest=not alone)
         if alone:
@@ -215,17 +241,10 @@ class Experiments:
             Conflict: its name was used, another runs on its devices, or nobody meters them.
             ValueError: it does not fit.
         """
+        if self.shared is not None:
+            await self.shared.sync()  # what others have begun, as far as can be known now
         async with self._changing:
-            if asked.name in self.running or asked.name in self.over:
-                raise Conflict(f"there is an experiment {asked.name!r} already: each has its own name, for ever")
-            group = asked.group or self._only_group()
-            pool, devices = self._free(group)
-            lead_s = max(self.shared.lead_s if self.shared is not None else 0.0, LEAD_S)
-            asked = asked.model_copy(update={"begins_in_s": max(asked.begins_in_s, lead_s)})
-            room = pool.scheduler.room
-            traffic = room.view(self.clock(), self.wall()).traffic
-            made = plan(asked, group, self.wall(), self.ledger.latest(RECENT), traffic)
-            made = replace(made, notes=(*made.notes, *self._notes(made, devices)))
+            made, pool, devices = self._planned(asked)
             await self.store.save(made.name, made.as_json())
             one = self._run(made, pool, devices)
             await one.keeper.note(
@@ -234,36 +253,50 @@ class Experiments:
             await one.lose([])  # the first, if the disk was slow
             return made
 
-    def _only_group(self) -> str:
-        if len(self.fleet.pools) > 1:
-            raise ValueError(f"group: which of {', '.join(self.fleet.pools)}?")
-        return self.fleet.default.name
+    async def planned(self, asked: Asked) -> Plan:
+        """What `start` would begin; nothing begins.
 
-    def _free(self, group: str) -> tuple[Pool, Devices]:
-        """The group and its devices, if nobody experiments on them, and they are metered."""
-        pool = self.fleet.pools.get(group)
-        if pool is None:
-            raise ValueError(f"no group {group!r}; there are {', '.join(self.fleet.pools)}")
-        if self.energy is None or (devices := Devices(self.energy, pool)).unmetered:
-            whose = ", ".join(sorted(devices.unmetered if self.energy is not None else pool.servers))
-            raise Conflict(f"no meter tells the devices' joules of {whose}, and they are what is compared")
-        for other in self.running.values():
-            shared = {domain.name for domain in devices.domains} & {domain.name for domain in other.devices.domains}
-            if other.pool is pool or shared:
-                what = f"group {group}" if other.pool is pool else f"the devices of {', '.join(sorted(shared))}"
-                raise Conflict(f"experiment {other.plan.name} runs on {what}. {HOW_TO_STOP.format(name=other.plan.name)}")
-        return pool, devices
+        Raises:
+            Conflict, ValueError: as `start`.
+        """
+        if self.shared is not None:
+            await self.shared.sync()
+        return self._planned(asked)[0]
+
+    def _planned(self, asked: Asked) -> tuple[Plan, Pool, Devices]:
+        if asked.name in self.running or asked.name in self.over:
+            raise Conflict(f"there is an experiment {asked.name!r} already: each has its own name, for ever")
+        group = asked.group or self._places.only_group()
+        pool, devices = self._places.free(group)
+        lead_s = max(self.shared.lead_s if self.shared is not None else 0.0, LEAD_S)
+        asked = asked.model_copy(update={"begins_in_s": max(asked.begins_in_s, lead_s)})
+        traffic = pool.scheduler.room.view(self.clock(), self.wall()).traffic
+        made = self._long_enough(
+            plan(asked, group, self.wall(), self.ledger.latest(RECENT), traffic, devices.split), asked, devices
+        )
+        return replace(made, devices=devices.names, notes=(*made.notes, *self._notes(made, devices))), pool, devices
+
+    def _long_enough(self, made: Plan, asked: Asked, devices: Devices) -> Plan:
+        """With blocks that its meters can tell apart: `auto` becomes longer, and what was asked for is refused."""
+        least_s = least_block_s(devices.step_s)
+        if made.design.block_s >= least_s:
+            return made
+        why = f"its meter tells more every {devices.step_s:.3g} s, which tells only blocks of {least_s:.3g} s or more apart"
+        if asked.block_s != "auto":
+            raise ValueError(f"block_s: {why}; ask for block_s = {least_s:.3g}, or meter more often (energy.poll_s)")
+        return replace(made, design=replace(made.design, block_s=least_s), notes=(*made.notes, f"longer than that: {why}"))
 
     def _notes(self, made: Plan, devices: Devices) -> list[str]:
         """What whoever reads the result should know."""
         notes = []
         if made.same_arms:
             notes.append("A/A: both arms are the same, so whatever is found is error")
+        if made.split is not None:
+            notes += cautions(made.split, {name: server.slots for name, server in devices.pool.servers.items()})
         if strangers := ", ".join(sorted(devices.strangers)):
             notes.append(f"{strangers} of other groups share its devices: their joules are in its blocks, as noise")
-        slowest_s = max((domain.monitor.meter.rhythm.poll_s for domain in devices.domains), default=0.0)
-        if slowest_s > made.design.block_s / 20:
-            notes.append(f"its meter is read every {slowest_s:g} s, which is coarse for blocks of {made.design.block_s:g} s")
+        if devices.step_s > made.design.block_s / 20:
+            notes.append(f"its meter tells more every {devices.step_s:.3g} s: coarse for blocks of {made.design.block_s:g} s")
         if not self.kept:
             notes.append("experiments.path is not set: it ends with the process")
         return notes
@@ -299,16 +332,16 @@ class Experiments:
 
     # --- what happens to requests: microseconds, and nothing that they could notice -----------------------------------
 
-    def arrived(self, pool: Pool, entry: Entry) -> None:
+    def arrived(self, pool: Pool, entry: Entry, waiting: Waiting | None = None) -> None:
         for one in self.running.values():
             if one.pool is pool and one.in_force:
-                self._safely(one, lambda one: one.arrived(entry))
+                self._safely(one, lambda one: one.arrived(entry, waiting))
 
     def released(self, entry: Entry) -> None:
         """A request leaves to a server: let out by the policy of the arm that rules."""
         for one in self.running.values():
             if entry.server in one.pool.servers and one.in_force:
-                self._safely(one, lambda one: setattr(entry, "policy", one.ruling_policy()))
+                self._safely(one, lambda one: setattr(entry, "policy", one.ruling_policy(entry.server)))
 
     def final(self, entry: Entry) -> None:
         """No more will be known of a request."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from policies.block_length import advised
+from policies.sides import Split, SplitRefused
+from policies.split import counterphase
 from policies.strategy import Choice, Strategy, build
-from policies.switchback import switchback
+from policies.switchback import Ruling, ruling, switchback
 from proxy.config import Experiment as Asked
 from proxy.experiments.store import State
 from telemetry.design import TREATMENT, Design
@@ -29,7 +31,9 @@ class Plan:
         state: running, finished (all blocks are over), stopped (somebody or something ended it) or tripped (a guardrail did).
         why: of the state, in words.
         shadow: both arms run as shadows too.
+        split: the two sides, which have the arms by turns, one each at a time; None: the whole group changes its arm.
         notes: what whoever reads the result should know.
+        devices: that its joules are of, as the proxy that began it knew them; none: it did not.
     """
 
     name: str
@@ -47,6 +51,12 @@ class Plan:
     restarts: int = 0
     notes: tuple[str, ...] = ()
     shadow: bool = False
+    devices: tuple[str, ...] = ()
+    split: Split | None = None
+
+    def __post_init__(self) -> None:
+        if self.design.parallel != (self.split is not None):
+            raise ValueError("a design in counterphase needs the servers of both its sides, and no other has sides")
 
     @property
     def same_arms(self) -> bool:
@@ -55,7 +65,17 @@ class Plan:
 
     def strategy(self) -> Strategy:
         """What is in force while it runs."""
+        if self.split is not None:
+            return counterphase(self.design, self.split, self.control, self.treatment)
         return switchback(self.design, self.control, self.treatment)
+
+    def ruling(self, unix_s: float) -> tuple[Ruling, ...]:
+        """Who rules at an instant, on each side; in a ruling of a side, windows are its blocks."""
+        return tuple(ruling(self.design.of_side(side), unix_s) for side in range(self.design.sides))
+
+    def side_with(self, server: str) -> int | None:
+        """The side that a server is on; None: on neither."""
+        return 0 if self.split is None else self.split.side_with(server)
 
     def shadows(self) -> dict[str, Strategy]:
         """The arms as shadows: what each would do with all of the traffic."""
@@ -85,6 +105,8 @@ class Plan:
             "restarts": self.restarts,
             "notes": list(self.notes),
             "shadow": self.shadow,
+            "devices": list(self.devices),
+            "split": None if self.split is None else {"a": list(self.split.a), "b": list(self.split.b)},
         }
 
     @classmethod
@@ -96,10 +118,11 @@ class Plan:
         """
         try:
             control, treatment = (_strategy(arm) for arm in state["arms"])
+            design, sides = Design(**state["design"]), state.get("split")
             return cls(
                 name=state["name"],
                 group=state["group"],
-                design=Design(**state["design"]),
+                design=design,
                 control=control,
                 treatment=treatment,
                 metric=state["metric"],
@@ -112,6 +135,8 @@ class Plan:
                 restarts=state["restarts"],
                 notes=tuple(state["notes"]),
                 shadow=state["shadow"],
+                devices=tuple(state.get("devices", ())),
+                split=None if sides is None else Split(tuple(sides["a"]), tuple(sides["b"]), design.seed),
             )
         except (KeyError, TypeError) as error:
             raise ValueError(f"no state of an experiment: {error!r}") from error
@@ -122,7 +147,14 @@ def _strategy(arm: Mapping[str, Any]) -> Strategy:
     return build(policy, placement)
 
 
-def plan(asked: Asked, group: str, now_unix_s: float, entries: Iterable[Entry], traffic: Traffic) -> Plan:
+def plan(
+    asked: Asked,
+    group: str,
+    now_unix_s: float,
+    entries: Iterable[Entry],
+    traffic: Traffic,
+    part: Callable[[Sequence[str], int], Split] | None = None,
+) -> Plan:
     """What was asked for, made definite.
 
     Args:
@@ -131,9 +163,10 @@ def plan(asked: Asked, group: str, now_unix_s: float, entries: Iterable[Entry], 
         now_unix_s: seconds since the epoch.
         entries: that ended lately, from which `auto` lengths are reckoned.
         traffic: ... and what arrives.
+        part: makes the sides of the group's servers, of those that are named and a seed; None: nobody can here.
 
     Raises:
-        ValueError: a guardrail that there is none of, or lengths that do not fit.
+        ValueError: a guardrail that there is none of, lengths that do not fit, or sides that share a meter.
     """
     notes: tuple[str, ...] = ()
     block_s, burn_in_s = asked.block_s, asked.burn_in_s
@@ -152,6 +185,7 @@ def plan(asked: Asked, group: str, now_unix_s: float, entries: Iterable[Entry], 
         pairs=asked.pairs,
         seed=seed,
         pairs_per_stratum=asked.pairs_per_stratum,
+        parallel=asked.split is not None,
     )
     return Plan(
         name=asked.name,
@@ -165,4 +199,16 @@ def plan(asked: Asked, group: str, now_unix_s: float, entries: Iterable[Entry], 
         created_unix_s=now_unix_s,
         notes=notes,
         shadow=asked.shadow,
+        split=_sides(asked, seed, part),
     )
+
+
+def _sides(asked: Asked, seed: int, part: Callable[[Sequence[str], int], Split] | None) -> Split | None:
+    if asked.split is None:
+        return None
+    if part is None:
+        raise SplitRefused("split: servers are not parted here")
+    try:
+        return part(asked.split.side, seed)
+    except SplitRefused as refused:
+        raise SplitRefused(f"split: {refused}") from refused

@@ -7,18 +7,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from proxy.experiments.experiments import Experiments
+from proxy.experiments.judging import compared, merged
 from proxy.experiments.plan import Plan
-from proxy.experiments.run import Running, compared, merged
+from proxy.experiments.run import Running
 from proxy.experiments.store import State
-from telemetry.gauges import ExperimentGauge
+from telemetry.gauges import EndedGauge, ExperimentGauge
 
-GLANCE = ("name", "state", "why", "group", "design", "arms", "same_arms", "metric", "created_unix_s", "ended_unix_s")
+GLANCE = ("name", "state", "why", "group", "design", "split", "arms", "same_arms", "metric", "created_unix_s", "ended_unix_s")
+MOST_ENDED = 20  # experiments whose ends are metrics
 ANY_ARM = {"policy": {"name": "passthrough", "params": {}}, "placement": {"name": "spread", "params": {}}}
 
 
 def overview(experiments: Experiments) -> list[dict[str, Any]]:
     """All, the latest first, without their blocks."""
-    running = (one.plan.as_json() for one in experiments.running.values())
+    running = (_as_json(one) for one in experiments.running.values())
     states: Sequence[Mapping[str, Any]] = [*running, *experiments.over.values()]
     told = [{key: state.get(key) for key in GLANCE} for state in states]
     return sorted(told, key=lambda state: -(state["created_unix_s"] or 0.0))
@@ -33,9 +35,14 @@ async def show(experiments: Experiments, name: str) -> dict[str, Any]:
     """
     if (one := experiments.running.get(name)) is not None:
         found = one.comparison
-        told = {**one.plan.as_json(), "now": one.now(), "blocks": [block.as_json() for block in one.blocks]}
+        told = {**_as_json(one), "now": one.now(), "blocks": [block.as_json() for block in one.blocks]}
         return {**told, "comparison": found.as_json() if found is not None else None, "log_lines": one.keeper.lines}
     return await _show_over(experiments, name)
+
+
+def _as_json(one: Running) -> dict[str, Any]:
+    """One that runs; what costs it blocks now is told as why."""
+    return {**one.plan.as_json(), "why": one.plan.why or one.trouble}
 
 
 async def _show_over(experiments: Experiments, name: str) -> dict[str, Any]:
@@ -44,13 +51,14 @@ async def _show_over(experiments: Experiments, name: str) -> dict[str, Any]:
     plan = _judged(state)
     parts = await experiments.store.parts(name) if plan is not None else {}
     blocks = merged(parts, experiments.expected, plan.design) if plan is not None else []
-    known = sum(map(len, parts.values()))
-    if plan is not None and blocks and experiments.compared.get(name, (0, None))[0] != known:
-        experiments.compared[name] = known, await asyncio.to_thread(compared, plan, blocks)
+    if plan is not None and blocks and (name not in experiments.compared or experiments.compared[name][0] != blocks):
+        experiments.compared[name] = blocks, await asyncio.to_thread(compared, plan, blocks)
     found = experiments.compared[name][1] if name in experiments.compared else None
+    pool = experiments.fleet.pools.get(state.get("group", ""))
     return {
         **state,
         "now": None,
+        "in_force": pool.scheduler.strategy.describe() if pool is not None else None,
         "blocks": [block.as_json() for block in blocks],
         "comparison": found.as_json() if found is not None else None,
         "log_lines": len(await experiments.store.lines(name)),
@@ -68,6 +76,13 @@ def _judged(state: State) -> Plan | None:
 def gauges(experiments: Experiments) -> list[ExperimentGauge]:
     """Those that run."""
     return [_gauge(one) for one in experiments.running.values()]
+
+
+def ended(experiments: Experiments) -> list[EndedGauge]:
+    """The latest that are over, for metrics."""
+    states = [state for state in experiments.over.values() if state.get("ended_unix_s")]
+    states.sort(key=lambda state: state["ended_unix_s"])
+    return [EndedGauge(state["name"], state["state"], state["ended_unix_s"]) for state in states[-MOST_ENDED:]]
 
 
 def _gauge(one: Running) -> ExperimentGauge:

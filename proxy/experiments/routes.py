@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from fastapi import APIRouter, HTTPException, Request
@@ -11,7 +12,8 @@ from pydantic import ValidationError
 
 from proxy.app import App
 from proxy.config import Experiment
-from proxy.experiments.experiments import Conflict
+from proxy.experiments.places import Conflict
+from proxy.experiments.plan import Plan
 from proxy.experiments.report import overview, show
 
 
@@ -22,22 +24,14 @@ def create_routes(app: App) -> APIRouter:
     @routes.post("/experiments", status_code=201)
     async def start(request: Request) -> dict[str, Any]:
         """Begin an experiment; the body is what `[experiment]` is in the configuration. 409 says what stands against it."""
-        if "json" not in request.headers.get("content-type", ""):
-            raise HTTPException(422, "send it with content-type: application/json")
-        if app.forward.draining:
-            raise HTTPException(409, "the proxy is closing")
-        try:
-            asked = Experiment.model_validate_json(await request.body())
-            await app.experiments.start(asked)
-        except ValidationError as error:
-            raise HTTPException(422, [_problem(one) for one in error.errors()]) from error
-        except ValueError as error:
-            raise HTTPException(422, str(error)) from error
-        except Conflict as error:
-            raise HTTPException(409, str(error)) from error
-        except OSError as error:
-            raise HTTPException(507, f"it could not be kept, so it does not begin: {error}") from error
-        return await show(app.experiments, asked.name)
+        made = await _asked(app, request, app.experiments.start)
+        return await show(app.experiments, made.name)
+
+    @routes.post("/experiments/plan")
+    async def planned(request: Request) -> dict[str, Any]:
+        """What the same body would begin, with its lengths made definite; nothing begins. Refused as it would be."""
+        made = await _asked(app, request, app.experiments.planned)
+        return {**made.as_json(), "state": "planned", "now": None, "blocks": [], "comparison": None, "log_lines": 0}
 
     @routes.get("/experiments")
     async def all_of_them() -> list[dict[str, Any]]:
@@ -71,6 +65,24 @@ def create_routes(app: App) -> APIRouter:
         return await show(app.experiments, name)
 
     return routes
+
+
+async def _asked(app: App, request: Request, do: Callable[[Experiment], Awaitable[Plan]]) -> Plan:
+    """What a body asks for, done; or why not."""
+    if "json" not in request.headers.get("content-type", ""):
+        raise HTTPException(422, "send it with content-type: application/json")
+    if app.forward.draining:
+        raise HTTPException(409, "the proxy is closing")
+    try:
+        return await do(Experiment.model_validate_json(await request.body()))
+    except ValidationError as error:
+        raise HTTPException(422, [_problem(one) for one in error.errors()]) from error
+    except ValueError as error:
+        raise HTTPException(422, str(error)) from error
+    except Conflict as error:
+        raise HTTPException(409, str(error)) from error
+    except OSError as error:
+        raise HTTPException(507, f"it could not be kept, so it does not begin: {error}") from error
 
 
 def _unknown(app: App, name: str) -> HTTPException:

@@ -17,7 +17,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -96,9 +96,14 @@ def check_name(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class DiskStore:
-    """In a directory, for one proxy. Files are small and written seldom, in a thread: no request waits for a disk."""
+    """In a directory, for one proxy. Files are small and written seldom, in a thread: no request waits for a disk.
+
+    Blocks are asked for every few seconds, so they are read once, and remembered from then on: nobody else writes them.
+    """
 
     path: Path
+    _parts: dict[str, dict[int, dict[str, Block]]] = field(default_factory=dict)
+    _reading: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def states(self) -> Mapping[str, State]:
         return await asyncio.to_thread(self._states)
@@ -113,11 +118,17 @@ class DiskStore:
         return await asyncio.to_thread(_read, self._file(name, "log.jsonl"))
 
     async def add_part(self, name: str, part: Part) -> None:
-        await asyncio.to_thread(_append, self._file(name, "blocks.jsonl"), part.as_json())
+        async with self._reading:
+            await asyncio.to_thread(_append, self._file(name, "blocks.jsonl"), part.as_json())
+            if name in self._parts:
+                self._parts[name].setdefault(part.block.index, {})[part.replica] = part.block
 
     async def parts(self, name: str) -> Mapping[int, Mapping[str, Block]]:
         file = self._file(name, "blocks.jsonl")
-        return await asyncio.to_thread(lambda: by_block(map(Part.of, _read(file))))
+        async with self._reading:
+            if name not in self._parts:
+                self._parts[name] = await asyncio.to_thread(lambda: by_block(map(Part.of, _read(file))))
+            return {index: dict(of) for index, of in self._parts[name].items()}
 
     def _file(self, name: str, file: str) -> Path:
         return self.path / check_name(name) / file

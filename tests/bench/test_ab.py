@@ -6,12 +6,15 @@ import asyncio
 import json
 import re
 import signal
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from html.parser import HTMLParser
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx
 import pytest
@@ -195,7 +198,8 @@ def test_a_plan_in_words_says_how_small_a_saving_it_may_show() -> None:
 )
 def test_whoever_tries_to_hold_is_told_of_the_guardrail(treatment: Any, guards: Any, hinted: bool) -> None:
     asked = {"control": STRAIGHT, "treatment": treatment, "pairs": 16, "guardrails": guards}
-    assert ("guardrail ttft_p95" in "\n".join(Planned(asked, None, None).lines())) is hinted
+    plan = Planned(asked, Design(BEGAN, 60.0, 15.0, 16), None)
+    assert ("guardrail ttft_p95" in "\n".join(plan.lines())) is hinted
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -250,7 +254,7 @@ def test_slices_are_the_whole_designs_strata(seed: int, pairs: int, stratum: int
 def test_slices_side_by_side_are_one_experiment_less_what_was_cut_off() -> None:
     whole = Design(0.0, 20.0, 5.0, 6, 9, 2)
 
-    def run(number: int, cut_at: int = 4) -> tuple[int, Document]:
+    def run(number: int, cut_at: int = 4, **changes: Any) -> tuple[int, Document]:
         design = replace(slice_of(whole, number), began_unix_s=BEGAN + 1000.0 * number)
         energy = {CONTROL: 100.0, TREATMENT: 80.0}
         blocks = [
@@ -270,7 +274,7 @@ def test_slices_side_by_side_are_one_experiment_less_what_was_cut_off() -> None:
             for index in range(design.blocks)
             if (arm := design.arm_of(index)) in energy
         ]
-        return number, Document.of(told(design, blocks))
+        return number, Document.of(told(design, blocks, **changes))
 
     document = joined(whole, "ab", [run(0), run(1, cut_at=3), run(2)])
     assert document.design.began_unix_s == BEGAN
@@ -278,7 +282,11 @@ def test_slices_side_by_side_are_one_experiment_less_what_was_cut_off() -> None:
     assert document.comparison.pairs == 5
     assert [one.pair for one in document.comparison.lost] == [3]
     assert document.comparison.arms[0].energy_j == 500.0
-    assert joined(whole, "ab", [run(0)]).state == "running"
+    assert document.state == "finished"
+    some = joined(whole, "ab", [run(0), run(1)])
+    assert (some.state, some.why) == ("running", "1 of 3 slices are still to come")
+    tripped = joined(whole, "ab", [run(0), run(1, state="tripped", why="late"), run(2, state="running", why="")])
+    assert (tripped.state, tripped.why) == ("stopped", "slice 1 is tripped (late); slice 2 is running")
 
 
 # --- telling ----------------------------------------------------------------------------------------------------------
@@ -373,6 +381,27 @@ def test_a_terminal_shows_the_effect_its_interval_and_the_guardrails(finished: D
     assert "finished: all blocks are over" in text
 
 
+def test_a_percentile_of_a_handful_says_of_how_many_it_is(finished: Document) -> None:
+    few = replace(finished, blocks=tuple(replace(b, ttft_p95_s=0.25, ttft_of=7, tpot_of=20) for b in finished.blocks))
+    assert "250 ms of 7" in shown(terminal.status(few))
+    assert "250.0 ms of 7" in page(few)
+    assert " of 20<" not in page(few)
+
+
+def test_status_says_where_not_control_is_in_force(finished: Document) -> None:
+    assert "In force now" not in shown(terminal.status(finished))
+    assert "In force now" not in shown(terminal.status(replace(finished, in_force=STRAIGHT)))
+    other = replace(finished, in_force=SPAN)
+    assert "In force now is span / spread, and not this experiment's control." in shown(terminal.status(other))
+    assert "In force" not in shown(terminal.status(replace(other, state="running")))
+
+
+def test_what_costs_a_running_experiment_its_blocks_is_told(finished: Document) -> None:
+    now = {"block": 3, "arm": "control", "ends_unix_s": None}
+    running = replace(finished, state="running", now=now, why="blocks are lost: the meters tell nothing")
+    assert "blocks are lost: the meters tell nothing" in shown(terminal.status(running))
+
+
 def test_lines_tell_each_block_once(finished: Document) -> None:
     console = Console(width=160)
     lines = Lines(console)
@@ -440,6 +469,88 @@ async def test_nobody_there(tmp_path: Path) -> None:
     assert "--admin takes the admin port's URL" in silent.output
     empty = await cli("report", "--from", str(tmp_path), status=1)
     assert "holds none" in empty.output
+
+
+class Admin(BaseHTTPRequestHandler):
+    """An admin port with one experiment, which runs until it was asked often enough; all that it is asked is kept."""
+
+    running: ClassVar[dict[str, Any]]
+    asked: ClassVar[list[str]]
+    posts: ClassVar[dict[str, tuple[int, Any]]]
+    looks_left: ClassVar[int]
+
+    def do_GET(self) -> None:
+        self.asked.append(self.path)
+        type(self).looks_left -= self.path == "/experiments/try"
+        answers = {
+            "/experiments": [self.running],
+            "/experiments/try": self.running | ({"state": "finished", "now": None} if self.looks_left < 0 else {}),
+            "/status": {"strategy": STRAIGHT},
+        }
+        self._answer(200, answers[self.path])
+
+    def do_POST(self) -> None:
+        self.asked.append(self.path)
+        self._answer(*self.posts[self.path])
+
+    def _answer(self, status: int, told: Any) -> None:
+        body = json.dumps(told).encode()
+        self.send_response(status)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *said: object) -> None:
+        """Nothing."""
+
+
+@contextmanager
+def admin(finished: Document, port: int = 0, looks: int = 99, **posts: tuple[int, Any]) -> Iterator[tuple[str, type[Admin]]]:
+    now = {"block": 3, "arm": "control", "ends_unix_s": None}
+    running = finished.as_json() | {"state": "running", "now": now}
+    answers = {f"/experiments{path and '/' + path}": answer for path, answer in posts.items()}
+    made = type("Made", (Admin,), {"running": running, "asked": [], "posts": answers, "looks_left": looks})
+    server = ThreadingHTTPServer(("127.0.0.1", port), made)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", made
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+async def test_what_is_refused_is_refused_before_anything_is_simulated(finished: Document) -> None:
+    with admin(finished, plan=(422, {"detail": "block_s: its meter is too slow"})) as (url, made):
+        refused = await cli("start", "x", "--admin", url, "--treatment", "span", status=1)
+    assert "block_s: its meter is too slow" in refused.output
+    assert "simulating" not in refused.output
+    assert made.asked[-1] == "/experiments/plan"
+
+
+async def test_watching_goes_on_while_the_proxy_is_away(finished: Document) -> None:
+    with admin(finished) as (url, made):
+        port = int(url.rpartition(":")[2])
+        watching = asyncio.create_task(cli("status", "try", "--admin", url, "--watch"))
+        async with asyncio.timeout(20):
+            while made.asked.count("/experiments/try") < 2:
+                await asyncio.sleep(0.02)
+    await asyncio.sleep(1.2)  # it is away, and has been asked
+    assert not watching.done()
+    with admin(finished, port, looks=0):
+        told = (await watching).output
+    assert "all blocks are over" in told
+
+
+async def test_a_page_that_cannot_be_written_is_told_before_the_report(finished: Document, tmp_path: Path) -> None:
+    store = DiskStore(tmp_path / "kept")
+    state = {key: value for key, value in finished.as_json().items() if key not in ("blocks", "comparison", "log")}
+    await store.save("try", state)
+    html = str(tmp_path / "no" / "report.html")
+    failed = await cli("report", "--from", str(tmp_path / "kept"), "--html", html, status=1)
+    assert f"--html {html}" in failed.output
+    assert "control" not in failed.output
 
 
 @pytest.mark.long  # two slices, a second each, and two more

@@ -21,7 +21,7 @@ from telemetry.design import CONTROL, TREATMENT, Design
 # a step lasts a second and costs 10 J, whoever is in it; idle power is 1 W
 TOY = StepModel("toy", Linear(1.0, 0.0, 0.0, 0.0), Linear(10.0, 0.0, 0.0, 0.0), idle_power_w=1.0)
 EPOCH_S = 1.7e9
-STEP_J = 10.0  # no step of the built-in profile with these prompts costs more
+STEP_J = 80.0  # no step of the built-in profile in which twenty of these prompts are costs more
 
 
 def strategy(name: str, **params: object) -> Strategy:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -38,12 +38,14 @@ class Running:
 
 
 @asynccontextmanager
-async def paceline(dialect: str = "tgi", *, engines: int = 1, speed: float = 1.0, **flags: Any) -> AsyncIterator[Running]:
+async def paceline(
+    dialect: str = "tgi", *, engines: int = 1, speed: float = 1.0, environ: Mapping[str, str] | None = None, **flags: Any
+) -> AsyncIterator[Running]:
     """`paceline serve` in front of `paceline engine`s."""
     async with AsyncExitStack() as stack:
         behind = [await stack.enter_async_context(SimulatedServer(dialect, speed=speed)) for _ in range(engines)]
         flags = {"energy.meter": "simulated", "upstreams": [engine.url for engine in behind], **flags}
-        app = create_app(load(None, {}, flags), {})
+        app = create_app(load(None, {}, flags), environ or {})
         await app.start()
         stack.push_async_callback(app.stop)
         admin_address = await stack.enter_async_context(served(create_admin(app)))

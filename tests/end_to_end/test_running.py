@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import Any
 
 import httpx
@@ -116,6 +117,21 @@ async def test_a_proxy_starts_without_its_server_and_finds_it_later() -> None:
     await app.start()
     assert not any(server.found for server in app.fleet.servers)
     await app.stop()
+
+
+async def test_a_collector_that_never_answers_does_not_keep_the_proxy_from_ending(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    silent = socket.create_server(("127.0.0.1", 0))  # connections are made, and nobody takes them up
+    endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+    environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_METRICS_EXPORTER": "none", "OTEL_EXPORTER_OTLP_TIMEOUT": "3600"}
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)  # the SDK reads the process's own
+    monkeypatch.setattr("proxy.app.PUSH_WITHIN_S", 0.2)
+    async with paceline(environ=environ) as running:
+        await send(running, 1, generate(2))
+    assert "did not take the last metrics and traces" in caplog.text
+    silent.close()
 
 
 async def test_slots_are_asked_of_tgi_so_that_a_burst_is_queued_and_not_refused() -> None:

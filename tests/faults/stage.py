@@ -76,7 +76,8 @@ class Peer:
         for line in head.lower().split(b"\r\n"):
             if line.startswith(b"content-length:"):
                 return head, await self.reader.readexactly(int(line.split(b":")[1]))
-            assert not line.startswith(b"transfer-encoding"), f"the proxy sends bodies whole: {head!r}"
+            # by its whole name: fuzzing makes others that begin so (`transfer-encoding0`), which are anybody's and go on
+            assert line.split(b":")[0].strip() != b"transfer-encoding", f"the proxy sends bodies whole: {head!r}"
         return head, b""
 
     async def play(self, *steps: Step) -> None:

@@ -160,7 +160,9 @@ ids = st.text(max_size=12).map(quote) | st.sampled_from(["..", "%00", "a/b", ""]
 def test_anything_to_the_admin_port() -> None:
     with entered(paceline(**{"energy.meter": "simulated"})) as (on, runner):
         document = runner.run(on.admin.get("/openapi.json")).json()
-        routes = [(path, method) for path, methods in document["paths"].items() for method in methods]
+        endless = ("/live",)  # tests/proxy/test_live.py asks it for this and that
+        paths = {path: methods for path, methods in document["paths"].items() if path not in endless}
+        routes = [(path, method) for path, methods in paths.items() for method in methods]
         assert len(routes) >= 9
 
         @settings(quick, max_examples=200)

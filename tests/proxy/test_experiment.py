@@ -6,9 +6,11 @@ import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,20 +19,28 @@ from policies.strategy import UnknownStrategy
 from proxy.config import Experiment
 from proxy.experiments.count import Counting, Joules, block_of
 from proxy.experiments.devices import Devices
+from proxy.experiments.judging import merged
+from proxy.experiments.places import gives_way
 from proxy.experiments.plan import Plan, plan
-from proxy.experiments.run import merged
+from proxy.experiments.run import least_block_s
 from proxy.experiments.store import DiskStore, MemoryStore, Part, State
 from proxy.reload import reload
 from proxy.sources import ConfigError, load
+from telemetry.account import Account
 from telemetry.blocks import Block
+from telemetry.cost import BUILT_IN, load_profile
 from telemetry.design import Design
 from telemetry.ledger import Entry
 from telemetry.meter import Meter
 from telemetry.nvml import NvmlMeter
+from telemetry.reservoir import KEPT, Reservoir
+from telemetry.snapshot import Interval, Source
 from telemetry.traffic import UNKNOWN_TRAFFIC
 from tests.end_to_end.paceline import Running, paceline
+from tests.end_to_end.test_experiment import PASSTHROUGH as STRAIGHT
 from tests.end_to_end.test_experiment import experiment, log_of, until
 from tests.end_to_end.test_experiment import load as load_it
+from tests.end_to_end.test_running import generate
 from tests.serving import config_for
 from tests.telemetry.libraries import FakeNvml
 
@@ -104,6 +114,7 @@ def test_latencies_are_of_streams_that_ended_within_the_block() -> None:
         counting.final(one)
     block = block_of(0, DESIGN, counting.of(0))
     assert block.ttft_p95_s == pytest.approx(0.19)  # the last but one of those
+    assert (block.ttft_of, block.tpot_of) == (21, 21)
     assert block.tpot_p95_s == pytest.approx(0.1)
     assert (block.completed, block.crossing) == (23, 1)
 
@@ -111,12 +122,26 @@ def test_latencies_are_of_streams_that_ended_within_the_block() -> None:
 def test_who_runs_on_for_too_long_is_of_the_requests_and_of_no_other_sum() -> None:
     counting = Counting(DESIGN)
     for number in range(3):
-        counting.arrived(entry(str(number), 1_004.0), 1_004.0)
+        counting.arrived(entry(str(number), 1_004.0, ended_at=None if number else 1_005.0), 1_004.0)
     counting.final(entry("0", 1_004.0))
-    assert counting.waits_for(0) == counting.give_up(0) == 2
+    counting.arrived(entry("unmetered", 1_004.0), 1_004.0)  # it has ended, and no meter tells its joules
+    assert counting.waits_for(0) == 3
+    assert counting.give_up(0) == 2
     assert counting.waits_for(0) == 0
     block = block_of(0, DESIGN, counting.of(0))
-    assert (block.requests, block.completed, block.crossing) == (3, 1, 2)
+    assert (block.requests, block.completed, block.crossing) == (4, 2, 2)
+
+
+def test_what_a_block_keeps_of_its_latencies_is_bounded_and_fair() -> None:
+    few, many = Reservoir(), Reservoir()
+    for number in range(KEPT):
+        few.add(float(number))
+    for number in range(150_000):
+        many.add(number / 150_000)
+    assert few.quantile(0.95) == pytest.approx(0.95 * (KEPT - 1)), "as long as all are kept it is exact"
+    assert (many.seen, len(many._kept)) == (150_000, KEPT)
+    for part in (0.05, 0.5, 0.95, 0.99):
+        assert many.quantile(part) == pytest.approx(part, abs=0.015)
 
 
 @given(st.lists(st.tuples(st.floats(990, 1_050), st.floats(0.01, 30)), max_size=40))
@@ -197,6 +222,15 @@ async def test_what_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> N
     assert not (tmp_path / "odd").exists()
 
 
+async def test_blocks_are_read_from_the_disk_once(tmp_path: Path) -> None:
+    await DiskStore(tmp_path).add_part("a", Part("x", Block(0, 1, 0.0, 1.0)))
+    store = DiskStore(tmp_path)
+    await store.parts("a")
+    (tmp_path / "a" / "blocks.jsonl").unlink()
+    await store.add_part("a", Part("x", Block(1, 0, 1.0, 2.0)))
+    assert list(await store.parts("a")) == [0, 1]
+
+
 async def test_half_a_line_is_no_line_and_spoils_none(tmp_path: Path) -> None:
     store = DiskStore(tmp_path)
     await store.log("a", {"event": 1})
@@ -237,6 +271,57 @@ def test_auto_lengths_are_reckoned_and_told() -> None:
     short = asked.model_copy(update={"block_s": 30.0})
     with pytest.raises(ValueError, match="which block_s must be longer than"):
         plan(short, "default", 1_000.0, lately, UNKNOWN_TRAFFIC)
+
+
+def test_a_meter_tells_blocks_apart_that_are_long_enough() -> None:
+    assert least_block_s(0.1) == least_block_s(0.0) == 0.0
+    assert least_block_s(15.0) == pytest.approx(225.0)
+    counting = Counting(replace(DESIGN, block_s=225.0, burn_in_s=20.0))
+    meter = Joules(counting, gap_s=22.5, between=lambda since, upto: (round((upto - since) * 1e6), "counter"))
+    meter.begin(0, 1_000.0)
+    for number in range(1, 40):
+        meter.settled(1_000.0 + 15.2 * number, 0.0)
+    assert not counting.of(0).unmetered
+
+
+async def test_blocks_too_short_for_the_meter_are_refused_and_auto_ones_are_longer() -> None:
+    async with paceline(**{"energy.poll_s": 2.0}) as running:
+        refused = await running.admin.post("/experiments", json=experiment())
+        auto = experiment("auto", block_s="auto", burn_in_s=1.0)
+        planned = (await running.admin.post("/experiments/plan", json=auto)).json()
+        assert (await running.admin.get("/experiments")).json() == [], "a plan begins nothing"
+    assert refused.status_code == 422
+    assert "its meter tells more every 2 s, which tells only blocks of 30 s or more apart" in refused.text
+    assert planned["state"] == "planned"
+    assert planned["design"]["block_s"] >= 30
+
+
+class Slow(Devices):
+    """Their meter has become slow."""
+
+    @property
+    def step_s(self) -> float:
+        return 15.0
+
+
+async def test_a_meter_that_turns_out_to_be_too_slow_is_told_while_the_experiment_runs() -> None:
+    async with paceline() as running:
+        assert (await running.admin.post("/experiments", json=experiment("slow", pairs=9))).status_code == 201
+        one = running.app.experiments.running["slow"]
+        fine = (await running.admin.get("/experiments/slow")).json()["why"]
+        one.devices = Slow(one.devices.energy, one.devices.pool)
+        told = (await running.admin.get("/experiments/slow")).json()["why"]
+    assert fine == ""
+    assert told == "blocks are lost: its meter tells more every 15 s, which is too seldom for blocks of 2 s"
+
+
+def test_how_often_a_meter_tells_is_what_it_lately_did() -> None:
+    account = Account(load_profile(BUILT_IN))
+    assert account.step_s == 0.0
+    edges = [0.0, 0.1, 0.2, *(100.0 + 15.0 * number for number in range(12))]
+    account.add([Interval("gpu", since, until_s, 1_000_000, Source.COUNTER) for since, until_s in pairwise(edges)])
+    account.settle(1_000.0)
+    assert account.step_s == pytest.approx(15.0)
 
 
 def test_temperatures_are_those_that_devices_tell() -> None:
@@ -333,6 +418,23 @@ async def test_while_it_runs_nobody_else_changes_the_strategy_and_stopping_it_pu
     assert (stopped["state"], in_force, listed["name"]) == ("stopped", "passthrough", "try")
     assert [answer.status_code for answer in again] == [409, 409]
     assert "each has its own name" in again[1].json()["detail"]
+
+
+@given(st.permutations([(1.0, "a"), (1.0, "b"), (2.0, "c")]))
+def test_in_whatever_order_replicas_hear_of_them_the_first_goes_on(heard: list[tuple[float, str]]) -> None:
+    going: Plan | None = None
+    for created_unix_s, name in heard:
+        asked = Experiment.model_validate(experiment(name))
+        read = replace(plan(asked, "default", 1_000.0, [], UNKNOWN_TRAFFIC), created_unix_s=created_unix_s)
+        ended = gives_way(read, [going] if going is not None else [], 1_001.0)
+        assert ended is None or (ended.state == "stopped" and going is not None and going.name in ended.why)
+        going = read if ended is None else going
+    assert going is not None
+    assert going.name == "a"
+    late = gives_way(replace(going, created_unix_s=0.0), [going], going.design.ends_unix_s)
+    assert late is not None
+    assert late.state == "finished", "what is over takes nobody's place"
+    assert gives_way(replace(read, design=replace(read.design, pairs=9)), [going], going.design.ends_unix_s) is None
 
 
 async def test_two_run_side_by_side_on_devices_of_their_own() -> None:
@@ -435,7 +537,7 @@ async def test_a_fault_of_ours_ends_it_and_no_request_notices(broken: str) -> No
         await asyncio.sleep(1.0)
         assert len(ids) > before
         assert (await running.admin.get("/policy")).json()["policy"]["name"] == "passthrough"
-    assert "a fault of ours: AttributeError" in told["why"]
+    assert "a fault of ours: " in told["why"]
 
 
 # --- from the configuration -------------------------------------------------------------------------------------------
@@ -450,6 +552,7 @@ async def test_one_of_the_configuration_begins_once(tmp_path: Path) -> None:
     async with paceline(**flags) as running:
         again = (await running.admin.get("/experiments/conf")).json()
         assert (await running.admin.get("/policy")).json()["policy"]["name"] == "span"
+    assert again["in_force"]["policy"]["name"] == "span", "the configuration's, and not the experiment's control"
     assert again["blocks"] == told["blocks"]
     assert again["state"] == "finished"
     assert again["comparison"]["effect"] == told["comparison"]["effect"]
@@ -497,6 +600,22 @@ async def test_one_that_is_over_is_told_though_its_policy_is_not_there_any_more(
     assert (none.status_code, none.json()["blocks"]) == (200, [])
 
 
+async def test_a_block_that_is_told_again_is_compared_again(tmp_path: Path) -> None:
+    asked = Experiment.model_validate(experiment("again", pairs=1))
+    over = plan(asked, "default", 1_000.0, [], UNKNOWN_TRAFFIC).ended("finished", "all blocks are over", 2_000.0)
+    async with paceline() as running:
+        experiments, design = running.app.experiments, over.design
+        experiments.over["again"] = over.as_json()
+        sums: dict[str, Any] = {"requests": 30, "completed": 30, "output_tokens": 30, "source": "counter"}
+        found = []
+        for index, energy_j in ((0, 30.0), (1, 30.0), (1, 60.0)):
+            block = Block(index, design.arm_of(index), design.start_unix_s(index), design.start_unix_s(index + 1), energy_j)
+            await experiments.store.add_part("again", Part("proxy", replace(block, **sums)))
+            found.append((await running.admin.get("/experiments/again")).json()["comparison"]["effect"])
+    assert found[1]["middle"] == pytest.approx(0.0)
+    assert abs(found[2]["middle"]) > 0.4
+
+
 def test_what_was_counted_in_blocks_of_another_design_is_not_whole() -> None:
     def told(index: int, arm: int, later_s: float = 0.0) -> Block:
         return Block(
@@ -535,6 +654,79 @@ async def test_a_drain_tells_the_blocks_that_are_over(tmp_path: Path) -> None:
     assert list(parts) == [0]
     assert parts[0]["proxy"].complete
     assert (await DiskStore(tmp_path).states())["drained"]["state"] == "running"
+
+
+async def test_stopping_tells_the_blocks_that_are_over() -> None:
+    async with paceline() as running, load_it(running.url):
+        asked = experiment("stopped", pairs=3, block_s=1.0, burn_in_s=0.2)
+        assert (await running.admin.post("/experiments", json=asked)).status_code == 201
+        one = running.app.experiments.running["stopped"]
+        async with asyncio.timeout(10):
+            while not one._waiting:  # a block is just over, and its requests' joules are not settled
+                await asyncio.sleep(0.01)
+        told = (await running.admin.post("/experiments/stopped/stop")).json()
+        log = await log_of(running.admin, "stopped")
+    assert [block["index"] for block in told["blocks"]] == [0]
+    assert told["blocks"][0]["requests"] > 0
+    assert [line["event"] for line in log][-2:] == ["block_ended", "stopped"]
+
+
+async def test_a_treatment_that_hangs_requests_trips() -> None:
+    asked = experiment("hang", pairs=6, block_s=1.0, burn_in_s=0.1, treatment=STRAIGHT)
+    async with paceline() as running:
+        assert (await running.admin.post("/experiments", json=asked)).status_code == 201
+        one = running.app.experiments.running["hang"]
+        one.patience_s = 0.0  # a block's length instead of a minute
+        limits = httpx.Limits(max_connections=None)
+        async with httpx.AsyncClient(base_url=running.url, trust_env=False, timeout=60, limits=limits) as client:
+
+            async def send() -> None:
+                tokens = 2_000 if one.now()["arm"] == "treatment" else 2  # half a minute: for an operator it hangs
+                await client.post("/generate", json=generate(tokens))
+
+            sending = set[asyncio.Task[None]]()
+            try:
+                while one.plan.state == "running":
+                    sending.add(asyncio.create_task(send()))
+                    await asyncio.sleep(0.03)
+            finally:
+                for task in sending:
+                    task.cancel()
+                await asyncio.gather(*sending, return_exceptions=True)
+        told = (await running.admin.get("/experiments/hang")).json()
+    assert (told["state"], told["comparison"]["tripped"]) == ("tripped", ["unfinished"]), told["why"]
+    assert "unfinished" in told["why"]
+    hung = [block for block in told["blocks"] if block["unfinished"]]
+    assert hung
+    assert all(block["arm"] == 1 and block["complete"] for block in hung)
+    assert any("had not ended long after it" in lost["why"] for lost in told["comparison"]["lost"])
+
+
+async def test_a_meter_that_is_missing_after_a_restart_costs_blocks_and_not_the_experiment(tmp_path: Path) -> None:
+    asked = Experiment.model_validate(experiment("dark", pairs=2, block_s=1.0, burn_in_s=0.2))
+    await DiskStore(tmp_path).save("dark", plan(asked, "default", time.time(), [], UNKNOWN_TRAFFIC).as_json())
+    async with paceline(**{"experiments.path": str(tmp_path), "energy.meter": "none"}) as running, load_it(running.url):
+        dark = (await running.admin.get("/experiments/dark")).json()
+        ended = await until(running.admin, "dark", "finished")
+        log = await log_of(running.admin, "dark")
+    assert dark["state"] == "running"
+    assert "blocks are lost: no meter tells the devices' joules of" in dark["why"]
+    assert "no meter tells" in log[0]["why"]
+    assert all(block["energy_j"] is None and block["requests"] for block in ended["blocks"] if block["complete"])
+    assert any(block["complete"] for block in ended["blocks"]), "guardrails go on to look at them"
+
+
+async def test_joules_of_other_devices_are_not_taken_for_those_of_the_experiment(tmp_path: Path) -> None:
+    asked = Experiment.model_validate(experiment("moved", pairs=2, block_s=1.0, burn_in_s=0.2))
+    made = replace(plan(asked, "default", time.time(), [], UNKNOWN_TRAFFIC), devices=("GPU-other",))
+    await DiskStore(tmp_path).save("moved", made.as_json())
+    async with paceline(**{"experiments.path": str(tmp_path)}) as running, load_it(running.url):
+        told = await until(running.admin, "moved", "finished")
+        log = await log_of(running.admin, "moved")
+    whole = [block for block in told["blocks"] if block["complete"]]
+    assert whole
+    assert all(block["energy_j"] is None for block in whole)
+    assert any("it is about the devices GPU-other, and this proxy meters" in line.get("why", "") for line in log)
 
 
 async def test_a_block_that_ends_while_the_proxy_closes_is_not_complete(tmp_path: Path) -> None:

@@ -130,6 +130,7 @@ async def test_a_key_can_be_changed_without_a_restart(tmp_path: Path) -> None:
         ({"port": 1}, "port"),
         ({"limits.header_bytes": 1000}, "limits.header_bytes"),
         ({"energy.poll_s": 0.5}, "energy"),
+        ({"log_requests": True}, "log_requests"),
     ],
 )
 async def test_what_needs_a_restart_is_refused_whole(flags: dict[str, Any], named: str) -> None:

@@ -14,7 +14,16 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from prometheus_client.parser import text_string_to_metric_families
 
-from telemetry.gauges import ConfigVersion, DomainTotals, ExperimentGauge, Gauges, ServerGauge, ShadowGauge, ShadowTotals
+from telemetry.gauges import (
+    ConfigVersion,
+    DomainTotals,
+    EndedGauge,
+    ExperimentGauge,
+    Gauges,
+    ServerGauge,
+    ShadowGauge,
+    ShadowTotals,
+)
 from telemetry.ledger import Energy, Entry
 from telemetry.names import Name
 from telemetry.otel import Telemetry
@@ -55,8 +64,10 @@ METERED = Gauges(
     now_s=50.0,
     held=3,
     ready=2,
+    queue_limit=100,
+    body_limit=1000,
     servers=(
-        ServerGauge("http://10.0.0.1:8000", "default", 7, "closed"),
+        ServerGauge("http://10.0.0.1:8000", "default", 7, "closed", slots=8),
         ServerGauge("http://10.0.0.2:8000", "default", 0, "open"),
     ),
     telemetry=Snapshot(50.0, {"GPU-1": GPU}),
@@ -64,6 +75,7 @@ METERED = Gauges(
     ledger_dropped=0,
     domains=[DomainTotals("all", Source.COUNTER, 120_000_000, 20_000_000, 5_000_000)],
     shadow=ShadowGauge([ShadowTotals("as_run", 700.0, -5.0, 9, 1, 0)], {"span": -5.0}, left_out=2, behind_s=1.5),
+    ended=[EndedGauge("former", "tripped", 1_700_000_000.0)],
     experiments=[ExperimentGauge("try", "j_per_token", 6, -0.2, -0.3, -0.1, {"errors": "open"}, ("counter",))],
 )
 UNMETERED = Gauges(now_s=50.0, servers=(ServerGauge("http://10.0.0.1:8000", "default", 0, "closed"),))

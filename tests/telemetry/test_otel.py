@@ -128,6 +128,7 @@ def test_every_series_is_in_the_table_with_its_attributes() -> None:
         for ended in (entry(energy=joules(1)), entry(status=500, error="", energy=joules(2, Source.SIMULATED))):
             running.request_ended(ended)
             running.request_final(ended)
+        running.late(entry())
         running.released("policy", "span")
         running.group(1, "span")
         running.retried("busy")

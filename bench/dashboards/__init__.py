@@ -1,0 +1,1 @@
+"""Grafana's dashboards as code: `python -m bench.dashboards` writes charts/paceline/dashboards/*.json."""

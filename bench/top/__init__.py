@@ -1,0 +1,1 @@
+"""`paceline top`: what a running proxy does, at a glance, in a terminal."""

@@ -1,0 +1,1 @@
+"""What the proxy does right now, for whoever watches: a stream of frames, and a page that shows them."""
