@@ -52,6 +52,7 @@ class Waiting:
     prefix: bytes | None = None  # a digest of how its prompt begins; None: not known
     session: str = ""  # what it is a turn of, as its sender says
     expected_tokens: float = 0.0  # output tokens of a sequence, as its like had them (`telemetry/lengths.py`); 0: not asked yet
+    again: bool = False  # it left before, to a server that did not take it
 
     @property
     def tokens(self) -> int:

@@ -153,8 +153,9 @@ class Room:
         if not waiting.expected_tokens:
             expected = self.lengths.expect(waiting.tenant, waiting.model, waiting.max_new_tokens)
             waiting = replace(waiting, expected_tokens=expected)
-        slack_s = waiting.deadline - waiting.arrived_at
-        self.arrivals.saw(waiting.arrived_at, waiting.prompt_tokens, waiting.output_tokens, slack_s)
+        if not waiting.again:  # else it has been seen
+            slack_s = waiting.deadline - waiting.arrived_at
+            self.arrivals.saw(waiting.arrived_at, waiting.prompt_tokens, waiting.output_tokens, slack_s)
         self._held.add(waiting)
         return True
 

@@ -182,7 +182,7 @@ class Generation:
             pool.scheduler.ended(call.id)
             entry.released_at = None
             self.on_return(entry)
-            waiting = replace(waiting, deadline=waiting.arrived_at)  # it has been held already
+            waiting = replace(waiting, deadline=waiting.arrived_at, again=True)  # it has been held already
 
     async def _turn(self, call: Call, entry: Entry, waiting: Waiting) -> Leaving:
         """A slot, as soon as the room gives one.

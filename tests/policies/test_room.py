@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf, nan
 from typing import Any
 
@@ -232,3 +232,17 @@ def test_a_room_keeps_nothing_of_those_who_are_gone() -> None:
         assert full.cancel("early")
     for kept in (full._held._deadlines, full._turns, full._timeouts):
         assert len(kept) <= 2 * 2 + SPARE + 1
+
+
+def test_who_comes_again_is_no_arrival() -> None:
+    once, twice = room(slots=None), room(slots=None)
+    for n in range(40):
+        request = waiting(str(n), at=0.25 * n)
+        for one in (once, twice):
+            one.admit(request)
+            one.tick(request.arrived_at)
+        twice.ended(request.id, request.arrived_at)  # its server did not take it
+        twice.admit(replace(request, again=True))
+        twice.tick(request.arrived_at)
+    assert once.arrivals.at(10.0).per_s is not None
+    assert twice.arrivals.at(10.0) == once.arrivals.at(10.0)
