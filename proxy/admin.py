@@ -62,7 +62,7 @@ def create_admin(app: App, read: Callable[[], Config] | None = None) -> FastAPI:
     async def not_understood(request: Request, error: RequestValidationError) -> JSONResponse:
         """What is wrong and where. What was sent is not repeated: it need not be text."""
         detail = [{key: one[key] for key in ("type", "loc", "msg")} for one in error.errors()]
-        if "json" not in request.headers.get("content-type", ""):
+        if request.method != "GET" and "json" not in request.headers.get("content-type", ""):
             # not forgiven: a page in somebody's browser may send anything else than JSON without being asked
             detail.append({"type": "content_type", "loc": ("header",), "msg": "send it with content-type: application/json"})
         return JSONResponse({"detail": detail}, 422)
@@ -163,7 +163,8 @@ def create_admin(app: App, read: Callable[[], Config] | None = None) -> FastAPI:
     @api.get("/metrics")
     async def metrics(request: Request) -> Response:
         """Prometheus exposition; OpenMetrics, with exemplars, for whoever accepts it."""
-        body, content_type = app.telemetry.render(request.headers.get("accept", ""))
+        accept = request.headers.get("accept", "")
+        body, content_type = await asyncio.to_thread(app.telemetry.render, accept, app.telemetry.look())
         return Response(body, headers={"content-type": content_type})
 
     return api

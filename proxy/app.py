@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -40,6 +41,8 @@ from telemetry.usage import Usage
 log = logging.getLogger("paceline.app")
 
 SETTLE_WITHIN_S = 2.0  # at the end, for the joules of the last requests
+ONE_PUSH_S = 1.0  # takes less, and the next comes later
+LOOP_WITHIN_S = 5.0  # whoever pushes metrics waits so long for the loop to tell them
 PUSH_WITHIN_S = 3.0  # at the end, for a collector to take the last metrics and traces
 
 
@@ -71,7 +74,7 @@ class App:
         await self.checks.start()
         if self.energy is not None:
             self.run(self.energy.run(), "paceline-energy")
-            self.run(selftest.at_start(self.energy, self.forward.model), "paceline-selftest")
+            self.run(selftest.watch(self.energy, self.forward.model), "paceline-selftest")
         if self.files is not None:
             self.files.start()
         self.run(self.shadows.run(), "paceline-shadow")
@@ -126,7 +129,10 @@ class App:
         loop, done = asyncio.get_running_loop(), asyncio.Event()
 
         def push() -> None:
-            self.telemetry.shutdown()
+            try:
+                self.telemetry.shutdown()
+            except Exception:
+                log.exception("the last metrics and traces could not be pushed")
             with suppress(RuntimeError):  # the loop is over
                 loop.call_soon_threadsafe(done.set)
 
@@ -191,7 +197,7 @@ def create_app(config: Config, environ: Mapping[str, str]) -> App:
     model, ledger, fleet = config.step_model(), Ledger(), create_fleet(config, environ)
     forward = Forward(config, fleet, ledger, model)
     energy = create_energy(config, model, environ)
-    telemetry = Telemetry.start(lambda: _gauges(app), environ, version=version("paceline"))
+    telemetry = Telemetry.start(of_loop(lambda: _gauges(app)), environ, version=version("paceline"))
     factors, files = config.energy.factors(), create_files(config)
     shadows = Shadows(config, fleet, ledger, model, telemetry.shadow_waits)
     experiments = create_experiments(config, environ, fleet, ledger, energy)
@@ -261,6 +267,29 @@ def _new_file(format: str) -> Callable[[Path], File]:
 def later(tell: Callable[[Entry], None], entry: Entry) -> None:
     """Call once the loop has done what is at hand."""
     asyncio.get_running_loop().call_soon(tell, entry)
+
+
+def of_loop(read: Callable[[], Gauges]) -> Callable[[], Gauges]:
+    """What is asked in another thread is read on the loop all the same, for rooms are its alone; once for all of a push.
+
+    Raises, in that thread:
+        TimeoutError: the loop did not come to it.
+        RuntimeError: it is over.
+    """
+    loop, own = asyncio.get_running_loop(), threading.get_ident()
+    latest: Gauges | None = None
+
+    def ask() -> Gauges:
+        nonlocal latest
+        if threading.get_ident() == own:
+            return read()
+        if latest is None or time.monotonic() - latest.now_s > ONE_PUSH_S:
+            found: Future[Gauges] = Future()
+            loop.call_soon_threadsafe(lambda: found.set_result(read()))
+            latest = found.result(LOOP_WITHIN_S)
+        return latest
+
+    return ask
 
 
 def _gauges(app: App) -> Gauges:

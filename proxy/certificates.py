@@ -33,15 +33,24 @@ def check(tls: Tls) -> None:
 
 @dataclass(slots=True)
 class Certificates:
-    """One port's certificates. `context` is for as long as the port listens; new connections see what was loaded last."""
+    """One port's certificates. `context` is for as long as the port listens; new connections see what was loaded last.
+
+    Each loading makes a context of its own, into which a connection changes as it begins: one that is loaded twice would keep
+    the former certificate beside the new one where their kinds of key differ, and clients would choose.
+    """
 
     tls: Tls
     context: ssl.SSLContext = field(init=False)
+    _latest: ssl.SSLContext = field(init=False)
     _stamp: Stamp | None = None
 
     def __post_init__(self) -> None:
         self.context = _context()
+        self.context.sni_callback = self._begin  # it is called without a name as well
         self.load()
+
+    def _begin(self, connection: ssl.SSLSocket | ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:
+        connection.context = self._latest
 
     def load(self) -> None:
         """Read the files.
@@ -49,10 +58,9 @@ class Certificates:
         Raises:
             BadCertificate: nothing has changed.
         """
-        stamp = _stamp(self.tls)
-        _load(_context(), self.tls)  # a pair that does not fit would take the former key out of the live context
-        _load(self.context, self.tls)
-        self._stamp = stamp
+        stamp, context = _stamp(self.tls), _context()
+        _load(context, self.tls)
+        self._latest, self._stamp = context, stamp
 
     def load_changed(self) -> None:
         """Read the files again if they are others than before. If they cannot be used, the former stay in force."""
@@ -79,10 +87,7 @@ def of(tls: Tls) -> Certificates | None:
 
 
 async def watch(watched: Sequence[Certificates]) -> None:
-    """Look at the files every few seconds, for ever: who renews certificates seldom sends signals.
-
-    In the loop's thread: the library's contexts must not change while another thread begins a connection.
-    """
+    """Look at the files every few seconds, for ever: who renews certificates seldom sends signals."""
     while True:
         await asyncio.sleep(LOOK_EVERY_S)
         for one in watched:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from telemetry.account import LOST_AFTER_S, Account
@@ -85,7 +86,7 @@ class MeteredDomain:
 
     def devices(self, scope: Scope) -> list[DeviceState]:
         """Those that its meter tells of, as of its latest reading."""
-        return [state for state in self.monitor.latest.devices.values() if state.hardware.scope is scope]
+        return [state for state in self.monitor.seen().devices.values() if state.hardware.scope is scope]
 
     def source(self, scope: Scope) -> Source | None:
         """The weakest of its devices; None before the first reading."""
@@ -167,10 +168,15 @@ class Energy:
     # --- what can be seen ---------------------------------------------------------------------------------------
 
     def snapshot(self) -> Snapshot:
-        """All devices of all domains, as of the latest reading of each."""
-        latest = [domain.monitor.latest for domain in self.domains]
-        devices = {name: state for snapshot in latest for name, state in snapshot.devices.items()}
-        return Snapshot(min(snapshot.taken_at_s for snapshot in latest), devices)
+        """All devices of all domains, as of the latest reading of each. Two of one name are told by their domains', too."""
+        latest = [(domain.name, domain.monitor.seen()) for domain in self.domains]
+        names = Counter(name for _, snapshot in latest for name in snapshot.devices)
+        devices: dict[str, DeviceState] = {}
+        for domain, snapshot in latest:
+            for name, state in snapshot.devices.items():
+                own = name if names[name] == 1 else f"{domain} {name}"
+                devices[own] = state if own == name else replace(state, device=own)
+        return Snapshot(min(snapshot.taken_at_s for _, snapshot in latest), devices)
 
     def accounts(self, scope: Scope | None = None) -> Iterator[tuple[MeteredDomain, Scope, Account]]:
         """Every account that has had a reading."""
@@ -254,7 +260,7 @@ def _device(state: DeviceState, now: float) -> dict[str, Any]:
         "device": state.device,
         "hardware": state.hardware,
         "source": state.source,
-        "power_w": state.power_w,
+        "power_w": state.power_w if not state.frozen else None,
         "counted_j": state.counted_uj / 1e6,
         "integrated_j": state.integrated_uj / 1e6 if state.integrated_uj is not None else None,
         "age_s": now - state.stepped_at_s,

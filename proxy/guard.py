@@ -21,7 +21,7 @@ log = logging.getLogger("paceline.guard")
 READS = frozenset({"GET", "HEAD", "OPTIONS"})
 OPEN = frozenset({"/healthz", "/readyz"})  # for whoever restarts us; they tell nothing else
 PAGE, OF_PAGE = "/", "/page/"  # the page in a browser holds no data, and asks for the token itself
-FORWARDED = (b"forwarded", b"x-forwarded-for", b"x-real-ip")
+FORWARDED = (b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-real-ip")
 HEADERS = ((b"x-content-type-options", b"nosniff"), (b"x-frame-options", b"DENY"))
 HOW = "set admin.token_file or admin.token_env, and send `authorization: Bearer TOKEN` (--token-file, PACELINE_ADMIN_TOKEN)"
 
@@ -91,6 +91,8 @@ class Rules:
         if self.local and not self._known(headers.get(b"host", b"").decode("latin-1")):
             return Refused(403, "this admin port is asked for by a name that is not its own; admin.hosts allows more")
         if method in READS:
+            if _embeds(headers):
+                return Refused(403, "a page of another site may link here, and keep nothing here busy")
             empty = path == PAGE or path.startswith(OF_PAGE)
             return self._unless_token(headers) if self.protect_all and not empty else None
         if (page := _page(headers)) is not None and not self._may_change(page, headers):
@@ -164,6 +166,11 @@ def _page(headers: Mapping[bytes, bytes]) -> str | None:
         return origin.decode("latin-1")
     crossing = headers.get(b"sec-fetch-site", b"none") in (b"cross-site", b"same-site")
     return "null" if crossing else None
+
+
+def _embeds(headers: Mapping[bytes, bytes]) -> bool:
+    """Whether a page of another site asks for itself: it could not read the answer, but could hold all places of `/live`."""
+    return headers.get(b"sec-fetch-site") == b"cross-site" and headers.get(b"sec-fetch-mode") != b"navigate"
 
 
 def _name_of(host: str) -> str:

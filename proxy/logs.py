@@ -15,7 +15,7 @@ from proxy.config import Config
 from telemetry.ledger import Entry
 
 Lookup = Callable[[str], Entry | None]
-HIDDEN: set[str] = set()  # keys, passwords and tokens: whoever we show one to may repeat it in an error, which is logged
+HIDDEN: list[str] = []  # keys, passwords and tokens: whoever we show one to may repeat it in an error, which is logged
 
 CONSOLE = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 SUBJECTS = {"request %s": "request_id", "upstream %s": "upstream", "experiment %s": "experiment"}  # how our messages begin
@@ -51,25 +51,38 @@ def _uncaught(kind: type[BaseException], error: BaseException, trace: TracebackT
 
 def hide(secrets: Iterable[str]) -> None:
     """These are never in a line from now on, whoever wrote it."""
-    HIDDEN.update(secret for secret in secrets if secret)
+    ways = {way for secret in secrets if secret for way in (secret, repr(secret)[1:-1], json.dumps(secret)[1:-1])}
+    HIDDEN[:] = sorted({*HIDDEN, *ways}, key=len, reverse=True)  # else what is longer would be left in part
 
 
-def _without_secrets(line: str) -> str:
+def _without_secrets(text: str) -> str:
     for secret in HIDDEN:
-        line = line.replace(secret, "[hidden]")
-    return line
+        text = text.replace(secret, "[hidden]")
+    return text
 
 
 class Console(logging.Formatter):
-    """One line a message, whatever a server or a client wrote into it, `extra` fields at its end; stacks below it."""
+    """One line a message, whatever a server or a client wrote into it, `extra` fields at its end; stacks indented below."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # logging's name
-        words = (record.message, *(f"{key}={value}" for key, value in extra(record).items() if key != "request_id"))
+        words = (record.message, *(f"{key}={_word(value)}" for key, value in extra(record).items() if key != "request_id"))
         record.message = " ".join(words).translate(CONTROLS)
         return super().formatMessage(record)
 
+    def formatException(self, ei: Any) -> str:  # noqa: N802
+        return self.formatStack(super().formatException(ei))
+
+    def formatStack(self, stack_info: str) -> str:  # noqa: N802
+        return "\n".join(f"  {line.translate(CONTROLS)}" for line in stack_info.split("\n"))
+
     def format(self, record: logging.LogRecord) -> str:
         return _without_secrets(super().format(record))
+
+
+def _word(value: object) -> str:
+    """A field's value; in quotes, if it would else look like several."""
+    text = str(value)
+    return text if text.split() == [text] and not set(text) & set('="') else json.dumps(text, ensure_ascii=False)
 
 
 # what would begin a line of its own, or tell a terminal what to do
@@ -96,7 +109,9 @@ class Json(logging.Formatter):
             told["stack"] = self.formatException(record.exc_info)
         elif record.stack_info:
             told["stack"] = record.stack_info
-        return _without_secrets(json.dumps(told, default=str))
+        # before it is JSON: afterwards a key may be written otherwise, and a short one would be found in numbers
+        hidden = {key: _without_secrets(value) if isinstance(value, str) else value for key, value in told.items()}
+        return json.dumps(hidden, default=lambda value: _without_secrets(str(value)))
 
     def _subject(self, record: logging.LogRecord) -> dict[str, Any]:
         """Whom a message is about, by how it begins, and a request's trace."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, astuple, dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -22,6 +22,11 @@ AFTER_S = 5.0  # from the start, for the meters to have told something
 COUNTER_BAND = 0.05  # a counter and its device's power, added up, may differ by so much; NVIDIA says 5 % of power readings
 SURE_IDLE = 0.1  # relative standard error of idle power
 ENOUGH_J = 1000.0  # to compare anything
+FOREIGN = (
+    "{0.watts:.0f} W, from the profile: it draws {0.quiet_w:.0f} W while none of our requests run. Somebody uses it past this "
+    "proxy, whose joules are unattributed, or the profile is another card's (`paceline calibrate`)"
+)
+AGAIN_S = 30.0  # between looks, once it runs
 
 
 class Verdict(StrEnum):
@@ -31,6 +36,9 @@ class Verdict(StrEnum):
     UNKNOWN = "unknown"  # not enough was seen to tell
     WARNING = "warning"  # it can be right, and wants to be looked at
     FAILED = "failed"
+
+
+BAD = (Verdict.WARNING, Verdict.FAILED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,27 +57,50 @@ def selftest(energy: Energy | None, model: StepModel, now: float) -> dict[str, A
     return {"verdict": worst, "checks": [asdict(check) for check in checks]}
 
 
-async def at_start(energy: Energy, model: StepModel) -> None:
-    """Say in the log what is wrong, once the meters have had time."""
+async def watch(energy: Energy, model: StepModel) -> None:
+    """Say in the log what is wrong, once the meters have had time, and from then on what has become better or worse."""
     await asyncio.sleep(AFTER_S)
-    told = selftest(energy, model, time.monotonic())
-    for check in told["checks"]:
-        if check["verdict"] in (Verdict.WARNING, Verdict.FAILED):
-            log.warning("energy self-test: %s: %s: %s", check["name"], check["verdict"], check["found"])
-    log.info("energy self-test: %s", told["verdict"])
+    known = _told(_code(model), {})
+    while True:
+        known |= _told(_state(energy, model, time.monotonic()), known)
+        await asyncio.sleep(AGAIN_S)
+
+
+def _told(checks: Iterable[Check], known: Mapping[str, Verdict]) -> dict[str, Verdict]:
+    """Log those whose verdict is another than is known."""
+    found = {}
+    for check in checks:
+        found[check.name] = check.verdict
+        bad, was_bad = check.verdict in BAD, known.get(check.name) in BAD
+        if check.verdict is not known.get(check.name) and (bad or was_bad):
+            log.log(logging.WARNING if bad else logging.INFO, "energy self-test: %s: %s: %s", *astuple(check))
+    good = all(verdict is Verdict.OK for verdict in found.values())
+    if good and not (known and all(known.get(name) is Verdict.OK for name in found)):
+        log.info("energy self-test: %d checks are ok", len(found))
+    return found
 
 
 def _checks(energy: Energy | None, model: StepModel, now: float) -> Iterator[Check]:
+    yield from _code(model)
+    yield from _state(energy, model, now)
+
+
+def _code(model: StepModel) -> Iterator[Check]:
+    """Checks of the program itself, which tries some cases; tens of milliseconds."""
     wrong = shapley_error(model)
     yield Check("attribution is the Shapley value", _verdict(wrong < 1e-9), f"largest relative error {wrong:.1e}")
     lost_uj = sum(abs(conservation_error_uj(model, seed)) for seed in range(20))
     yield Check("attribution conserves", _verdict(lost_uj == 0), f"{lost_uj} uJ lost or made in 20 random intervals")
+
+
+def _state(energy: Energy | None, model: StepModel, now: float) -> Iterator[Check]:
+    """Checks of what has been read and charged so far."""
     if energy is None:
         yield Check("meter", Verdict.UNKNOWN, "there is none, so energy is unknown")
         return
     for domain in energy.domains:
         yield _meter(domain)
-        for state in domain.monitor.latest.devices.values():
+        for state in domain.monitor.seen().devices.values():
             yield _device(domain, state, now)
             yield from _two_ways(state)
     for domain, scope, account in energy.accounts():
@@ -142,6 +173,9 @@ def _model(domain: MeteredDomain, account: Account) -> Check:
 def _idle(domain: MeteredDomain, account: Account, model: StepModel) -> Iterator[Check]:
     for power in account.idle_powers():
         name = f"idle power of {domain.name}"
+        if power.basis == "foreign":
+            yield Check(name, Verdict.WARNING, FOREIGN.format(power))
+            continue
         if power.basis != "learnt":
             yield Check(name, Verdict.UNKNOWN, f"{power.watts:.0f} W, from the profile: nobody was ever away for long enough")
             continue

@@ -119,7 +119,7 @@ async def serve(config: Config, read: Callable[[], Config], json: logs.Json | No
     tls = [one.context if one is not None else None for one in own]
     # its own grace is longer than ours, which ends with answers instead of cancellations
     data = http_server(app.forward, grace_s=config.drain.grace_s + 5, limits=config.limits, tls=tls[0])
-    admin = http_server(create_admin(app, read), grace_s=1, tls=tls[1])
+    admin = http_server(create_admin(app, read), grace_s=1, limits=config.limits, tls=tls[1])
     running = [asyncio.create_task(server.serve([sock])) for server, sock in zip((data, admin), sockets, strict=True)]
     while not (data.started and admin.started):
         await asyncio.sleep(0.01)

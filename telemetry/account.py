@@ -24,6 +24,7 @@ CALM_S = 1.0  # a device goes on drawing more for a while after its last request
 QUIET_INTERVALS = 50  # of which idle power is the median
 LEAST_MINUTES = 10  # with quiet in them, of which the least idle power is remembered
 NEIGHBOUR = 1.15  # so many times it: a warm card draws a tenth more, and what draws more than that is somebody else
+FOREIGN = 2.0  # so many times the profile's idle power is nobody's idle power: somebody whom we do not see is there
 SEED_ERROR = 0.1  # relative standard error of a profile's idle power: cards differ, and warm ones draw more
 LATEST = 10  # intervals that tell how often a meter tells
 LEARNT_ERROR = 0.02  # ... and of a learnt one, at the least
@@ -35,7 +36,9 @@ class IdlePower:
 
     Attributes:
         basis: "profile" where nobody has been away yet; "learnt" from seconds of quiet; "least" where the latest quiet draws so
-            much more than others of the last minutes that somebody else must be there.
+            much more than others of the last minutes that somebody else must be there; "foreign" where somebody else is there
+            whenever nobody of ours is, and it is the profile's.
+        quiet_w: what it draws with nobody of ours in flight, where that is not taken for idle power; 0: it is, or is not known.
         error_w: standard error.
     """
 
@@ -43,6 +46,7 @@ class IdlePower:
     basis: str
     quiet_s: float = 0.0
     error_w: float = 0.0
+    quiet_w: float = 0.0
 
 
 @dataclass(slots=True)
@@ -52,6 +56,8 @@ class _Device:
     latest: Totals = field(default_factory=Totals)  # replaced whole, so that any thread may read it
     quiet: deque[Interval] = field(default_factory=lambda: deque(maxlen=QUIET_INTERVALS))
     least: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=LEAST_MINUTES))  # idle watts, minute by minute
+    foreign_w: float = 0.0  # in the latest interval in which somebody computed there, and nobody of ours
+    owed_j: float = 0.0  # that quiet intervals lacked of idle energy, for their edges are not exactly known
     counted_uj: int = 0  # all intervals that were handed in and settled
     fractions: dict[str, float] = field(default_factory=dict)  # who had which part of the latest interval's active energy
     active_w: float = 0.0  # in the latest interval
@@ -137,10 +143,12 @@ class Account:
         device = self._by_device.setdefault(interval.device, _Device())
         self._learn(device, interval, timelines)
         idle = self._idle_power(device)
+        idle_w = idle.watts + (0.0 if timelines else device.owed_j / max(interval.seconds, 1e-9))
         if self.scope is Scope.GPU:
-            result = settle(interval, timelines, self.model, idle.watts, devices=self._device_count, most_parts=self.most_parts)
+            result = settle(interval, timelines, self.model, idle_w, devices=self._device_count, most_parts=self.most_parts)
         else:
-            result = settle_by_time(interval, timelines, self.model, idle.watts)
+            result = settle_by_time(interval, timelines, self.model, idle_w)
+        self._owe(device, interval, idle.watts, result if not timelines else None)
         by_id = {timeline.id: timeline for timeline in timelines}
         for id, share in result.shares.items():
             self._charge(interval, by_id[id], share)
@@ -152,6 +160,19 @@ class Account:
         device.totals.append(device.latest)
         device.counted_uj += interval.energy_uj
         device.settled_until = interval.end_s
+
+    def _owe(self, device: _Device, interval: Interval, idle_w: float, quiet: Settlement | None) -> None:
+        """In quiet times an interval that lacks idle energy lets a later one have so much more.
+
+        An edge that is put too late moves joules from one interval to the next: what the one lacks, the other has too much, and
+        that is nobody's. It cannot be more than both edges' doubt, so a neighbour is not hidden by it.
+        """
+        if quiet is None:
+            device.owed_j = 0.0
+            return
+        lacks_j = idle_w * interval.seconds - quiet.idle_uj / 1e6
+        most_j = idle_w * (interval.start_edge_s + interval.end_edge_s)
+        device.owed_j = min(max(device.owed_j + lacks_j, 0.0), most_j)
 
     def _charge(self, interval: Interval, timeline: Timeline, share: Share) -> None:
         energy = self._energy(timeline.id)
@@ -221,6 +242,9 @@ class Account:
         if any(t.joined < interval.end_s and t.left > interval.start_s for t in timelines):
             self._last_busy = max(self._last_busy, interval.end_s)
         elif interval.start_s >= self._last_busy + CALM_S:
+            if interval.busy:
+                device.foreign_w = interval.power_w
+                return
             device.quiet.append(interval)
             if len(device.quiet) >= 5:
                 self._note(device, int(interval.end_s // 60), median(quiet.power_w for quiet in device.quiet))
@@ -234,17 +258,25 @@ class Account:
 
     def _idle_power(self, device: _Device) -> IdlePower:
         if len(device.quiet) < 5:
-            watts = self.model.idle_power_w / self._device_count if self.scope is Scope.GPU else 0.0
-            return IdlePower(watts, "profile" if self.scope is Scope.GPU else "unknown", error_w=SEED_ERROR * watts)
+            return self._seed(device.foreign_w)
         powers = sorted(interval.power_w for interval in device.quiet)
         watts = median(powers)
         # the middle half of a normal distribution is 1.35 standard deviations wide
         spread_w = (powers[len(powers) * 3 // 4] - powers[len(powers) // 4]) / 1.35
         error_w = max(spread_w, LEARNT_ERROR * watts)
         least_w = min((watts for _, watts in device.least), default=watts)
+        if self.scope is Scope.GPU and min(watts, least_w) > FOREIGN * self.model.idle_power_w:
+            return self._seed(watts)
         if watts > NEIGHBOUR * max(least_w, self.model.idle_power_w / self._device_count * (self.scope is Scope.GPU)):
             return IdlePower(least_w, "least", error_w=max(LEARNT_ERROR * least_w, min(spread_w, watts - least_w)))
         return IdlePower(watts, "learnt", sum(interval.seconds for interval in device.quiet), error_w)
+
+    def _seed(self, foreign_w: float) -> IdlePower:
+        """What the profile says, where nothing has been learnt."""
+        if self.scope is not Scope.GPU:
+            return IdlePower(0.0, "unknown")
+        watts = self.model.idle_power_w / self._device_count
+        return IdlePower(watts, "foreign" if foreign_w else "profile", error_w=SEED_ERROR * watts, quiet_w=foreign_w)
 
     def _forget(self) -> list[Entry]:
         """Requests that no interval to come can touch are final; of the others, settled tokens are dropped."""

@@ -138,7 +138,8 @@ def _hw_energy(gauges: Gauges) -> Values:
 
 def _hw_power(gauges: Gauges) -> Values:
     for state in gauges.telemetry.devices.values():
-        yield state.power_w, _of_device(state)
+        if not state.frozen:  # else it is not known
+            yield state.power_w, _of_device(state)
 
 
 def _meter_age(gauges: Gauges) -> Values:

@@ -7,7 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from telemetry.meter import Meter, MeterUnavailable
 from telemetry.snapshot import UNKNOWN, DeviceState, Interval, Reading, Snapshot
@@ -31,6 +31,7 @@ class _Track:
     integrated_uj: int | None = None
     power_w: float = 0.0
     frozen: bool = False
+    busy: bool | None = None  # at any look since the interval began
 
 
 @dataclass(slots=True)
@@ -58,6 +59,8 @@ class Steps:
                 self._begin(track, reading, reading.at_s, reading.edge_s)
             return None
         before, track.latest = track.latest, reading
+        if reading.busy is not None:
+            track.busy = bool(track.busy) or reading.busy
         if reading.edge_s is None and reading.energy_uj == before.energy_uj:
             self._watch_frozen(reading, track)
             return None
@@ -83,6 +86,7 @@ class Steps:
             hardware=reading.hardware,
             start_edge_s=track.edge_s,
             end_edge_s=edge_s,
+            busy=track.busy,
         )
         track.counted_uj += interval.energy_uj
         track.power_w = interval.power_w
@@ -94,6 +98,7 @@ class Steps:
     def _begin(self, track: _Track, reading: Reading, at: float, edge_s: float) -> None:
         track.began_uj, track.began_at, track.edge_s, track.stepped = reading.energy_uj, at, edge_s, True
         track.began_integral_uj = reading.integral_uj
+        track.busy = reading.busy
 
     def _watch_frozen(self, reading: Reading, track: _Track) -> None:
         if not track.frozen and reading.at_s - track.began_at > self.frozen_after_s:
@@ -151,6 +156,13 @@ class Monitor:
     def lost(self) -> bool:
         """The meter could not be read when it was last tried."""
         return self._lost
+
+    def seen(self) -> Snapshot:
+        """The latest, as old as it is now: a device that nobody could ask for too long is said to be frozen, too."""
+        alive_s = self.clock() - self.meter.rhythm.frozen_after_s
+        states = self.latest.devices.items()
+        devices = {name: state if state.stepped_at_s > alive_s else replace(state, frozen=True) for name, state in states}
+        return Snapshot(self.latest.taken_at_s, devices)
 
     def start(self) -> None:
         self._thread = threading.Thread(target=self._run, name="paceline-meter", daemon=True)

@@ -19,6 +19,7 @@ from telemetry.snapshot import Reading
 log = logging.getLogger("paceline.telemetry")
 
 POWER_EVERY_S = 0.1  # asked for less often than the counter: it moves no faster
+BUSY_PER_CENT = 5  # of the driver's latest sample, 1/6 to 1 s, in which a kernel ran; a desktop's own drawing is below
 REOPEN_EVERY_S = 1.0
 
 
@@ -31,6 +32,7 @@ class _Gpu:
     bridge: Bridge
     power_at_s: float = float("-inf")
     lost: bool = False
+    busy: bool | None = None
 
 
 class NvmlMeter:
@@ -96,12 +98,19 @@ class NvmlMeter:
         power_mw = None
         if at_s - gpu.power_at_s >= POWER_EVERY_S or counter_mj is None:
             power_mw, _ = self._ask(self._nvml.nvmlDeviceGetPowerUsage, gpu.handle)
-            gpu.power_at_s = at_s
+            gpu.power_at_s, gpu.busy = at_s, self._is_busy(gpu)
             if counter_mj is None and power_mw is None:
                 raise MeterUnavailable(f"GPU {gpu.uuid} tells neither energy nor power: {error}")
         counter_uj = counter_mj * 1000 if counter_mj is not None else None
         gpu.bridge.observe(counter_uj, power_mw / 1000 if power_mw is not None else None, at_s)
-        return Reading(gpu.uuid, gpu.bridge.energy_uj, at_s, gpu.bridge.source, integral_uj=gpu.bridge.integral_uj)
+        integral_uj = gpu.bridge.integral_uj
+        return Reading(gpu.uuid, gpu.bridge.energy_uj, at_s, gpu.bridge.source, integral_uj=integral_uj, busy=gpu.busy)
+
+    def _is_busy(self, gpu: _Gpu) -> bool | None:
+        try:
+            return int(self._nvml.nvmlDeviceGetUtilizationRates(gpu.handle).gpu) > BUSY_PER_CENT
+        except self._nvml.NVMLError:  # MIG does not tell
+            return None
 
     def _ask(self, call: Callable[[Any], int], handle: Any) -> tuple[int | None, str]:
         try:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
+from threading import Lock
 from typing import Any
 from uuid import uuid4
 
@@ -52,11 +54,12 @@ log = logging.getLogger("paceline.otel")
 SCOPE = "paceline"
 W3C = TraceContextTextMapPropagator()
 ROOT = Context()
+LOOKED: ContextVar[Gauges | None] = ContextVar("looked", default=None)  # by whoever renders now
 
 
 @dataclass(slots=True)
 class Telemetry:
-    """Where the proxy tells what happened, and where it is looked at. All but `shutdown` is called in one thread."""
+    """Where the proxy tells what happened, and where it is looked at. All but `render` and `shutdown` is one thread's."""
 
     tallies: Tallies
     _requests: Requests
@@ -65,13 +68,15 @@ class Telemetry:
     _spans: TracerProvider | None  # None: nobody asked for traces
     _tracer: Tracer | None
     _ticks: Distribution
+    _read: Callable[[], Gauges]
+    _rendering: Lock = field(default_factory=Lock)
 
     @classmethod
     def start(cls, read: Callable[[], Gauges], environ: Mapping[str, str], *, version: str = "") -> Telemetry:
         """Begin to export.
 
         Args:
-            read: what is exported as it is when somebody looks; called in any thread.
+            read: what is exported as it is when somebody looks; called in any thread, for each metric that is pushed.
             environ: decides whether OTLP is pushed. (The SDK reads its own settings from the process's environment.)
             version: Paceline's.
         """
@@ -81,16 +86,32 @@ class Telemetry:
             readers.append(_Push(Look(tallies), OTLPMetricExporter()))
         resource = _resource(environ, version)
         meters = MeterProvider(readers, resource, AlwaysOffExemplarFilter(), shutdown_on_exit=False)
-        _observe(meters.get_meter(SCOPE, version), read, tallies)
+        _observe(meters.get_meter(SCOPE, version), lambda: LOOKED.get() or read(), tallies)
         spans = None
         if pushes("traces", environ):
             spans = TracerProvider(resource=resource, shutdown_on_exit=False)  # its sampler is OTEL_TRACES_SAMPLER's
             spans.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
         tracer = spans.get_tracer(SCOPE, version) if spans else None
-        return cls(tallies, Requests(tallies), registry, meters, spans, tracer, tallies.distribution(names.TICK, {}))
+        return cls(tallies, Requests(tallies), registry, meters, spans, tracer, tallies.distribution(names.TICK, {}), read)
 
-    def render(self, accept: str = "") -> tuple[bytes, str]:
-        """All metrics and their content type: OpenMetrics for whoever accepts it, for only that has exemplars, else text."""
+    def look(self) -> Gauges:
+        """What `render` shall tell as it is now."""
+        return self._read()
+
+    def render(self, accept: str = "", looked: Gauges | None = None) -> tuple[bytes, str]:
+        """All metrics and their content type: OpenMetrics for whoever accepts it, for only that has exemplars, else text.
+
+        Of many series it takes a tenth of a second, in which tokens would be seen late, and their joules be nobody's. So any
+        thread may do it, with what was `looked` at in the one in which all else happens.
+        """
+        with self._rendering:
+            before = LOOKED.set(looked or self._read())
+            try:
+                return self._render(accept)
+            finally:
+                LOOKED.reset(before)
+
+    def _render(self, accept: str) -> tuple[bytes, str]:
         if "application/openmetrics-text" not in accept:
             return generate_latest(self._registry), CONTENT_TYPE_LATEST
         collector: Any = _WithExemplars(self._registry, self.tallies)  # it asks for no more than `collect`

@@ -19,6 +19,7 @@ from random import Random
 from telemetry.design import CONTROL, TREATMENT, Design, draw, orders
 
 WRITTEN_OUT = 1_000  # orders of a stratum, at the most, that are listed
+MOST_FLIPS, FEWEST_DRAWS = 2_000_000, 1_000  # pairs times draws: half a second at most, up to 2,000 pairs
 SAME = 1e-9  # relative: sums of the same numbers in another order
 
 
@@ -56,7 +57,7 @@ def chance(differences: Mapping[int, float], design: Design, draws: int = 10_000
     Args:
         differences: by pair; pairs that were lost are not in it.
         design: whose orders they had.
-        draws: assignments that are looked at, if there are more.
+        draws: assignments that are looked at, if there are more; of 200 pairs or more fewer, down to `FEWEST_DRAWS`.
 
     Returns:
         None without any difference.
@@ -70,6 +71,7 @@ def chance(differences: Mapping[int, float], design: Design, draws: int = 10_000
     if len(listed) == len(strata) and (count := prod(map(len, listed))) <= draws:
         found = sum(abs(sum(parts)) >= least for parts in product(*listed))
         return Chance(found / count, True, count)
+    draws = min(draws, max(MOST_FLIPS // design.pairs, FEWEST_DRAWS))
     random = Random(f"randomisation {design.seed}")
     sums = _drawn(listed, random, draws) if len(listed) == len(strata) else _shuffled(differences, design, random, draws)
     found = sum(abs(one) >= least for one in sums)

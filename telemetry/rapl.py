@@ -11,10 +11,12 @@ from telemetry.meter import MeterUnavailable, Rhythm
 from telemetry.snapshot import Hardware, Reading, Source
 
 POWERCAP = Path("/sys/class/powercap")
+# container engines hide /sys/devices/virtual/powercap since 2023, even a mount at that place; not one elsewhere
+HOSTS = Path("/host/sys/class/powercap")
 EDGE_S = 0.001  # the counter moves every millisecond, so each look is a step
 HOW = (
     "only root may read it, since 2020 (CVE-2020-8694). Let this process's group read the energy_uj files, or give it "
-    "CAP_DAC_READ_SEARCH; in a container, mount /sys/class/powercap too"
+    "CAP_DAC_READ_SEARCH; in a container, mount the host's below /host/sys"
 )
 
 
@@ -51,19 +53,20 @@ class RaplMeter:
     rhythm = Rhythm(poll_s=0.1, frozen_after_s=2.0)
 
     def __init__(
-        self, devices: Sequence[str] | None = None, *, root: Path = POWERCAP, clock: Callable[[], float] = time.monotonic
+        self, devices: Sequence[str] | None = None, *, root: Path | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
         """Find the zones.
 
         Args:
             devices: their names; None is all.
-            root: where Linux shows them.
+            root: where Linux shows them; None: where the host's are mounted, below `/host`, else `/sys/class/powercap`.
             clock: monotonic seconds.
 
         Raises:
             MeterUnavailable: no such zone, or none that may be read.
         """
         self._clock = clock
+        root = root or (HOSTS if HOSTS.is_dir() else POWERCAP)
         found = list(_zones(root))
         if not found:
             raise MeterUnavailable(f"RAPL: no CPU package under {root}; virtual machines seldom have one")

@@ -51,6 +51,7 @@ class Reading:
         edge_s: not None: this is a step of the counter, which happened at `at_s`, give or take so much. None: it is a look,
             and somebody has to find the steps by comparing looks.
         integral_uj: the same device's power readings, added up apart from its counter; None where it tells no power.
+        busy: whether anybody computed on it lately; None where it does not tell.
     """
 
     device: str
@@ -60,6 +61,7 @@ class Reading:
     hardware: Hardware = Hardware.GPU
     edge_s: float | None = None
     integral_uj: int | None = None
+    busy: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,7 @@ class Interval:
     hardware: Hardware = Hardware.GPU
     start_edge_s: float = 0.0  # the earlier step happened at `start_s`, give or take so much
     end_edge_s: float = 0.0
+    busy: bool | None = None  # somebody computed there, ours or not; None: the device does not tell
 
     @property
     def seconds(self) -> float:
@@ -91,10 +94,10 @@ class DeviceState:
     device: str
     source: Source
     counted_uj: int  # seen by the monitor since it started
-    power_w: float  # mean over the latest interval
+    power_w: float  # mean over the latest interval; of one that is frozen, long ago
     stepped_at_s: float  # monotonic clock, when the counter last moved
     hardware: Hardware = Hardware.GPU
-    frozen: bool = False  # the counter has not moved for much longer than it should
+    frozen: bool = False  # the counter has not moved for much longer than it should, or cannot be read
     integrated_uj: int | None = None  # its power over the same time, added up apart from its counter
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
-from math import isfinite
+from math import isfinite, nan
 from typing import Any
 
 from bench.draws import BadSpec
@@ -89,5 +89,7 @@ def guardrails(pairs: Iterable[str]) -> dict[str, float | None]:
         try:
             found[key] = None if value == "off" else float(value)
         except ValueError:
-            raise BadSpec(f"--guardrail {pair}: {value!r} is no number, and not `off`") from None
+            found[key] = nan
+        if not isfinite(found[key] or 0.0):
+            raise BadSpec(f"--guardrail {pair}: {value!r} is no number, and not `off`")
     return found

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from types import TracebackType
 from typing import Any, Self
 
 import httpx
 
-from bench.ab.document import RUNNING, Document
+from bench.ab.document import RUNNING, BadDocument, Document, began_unix_s
 from policies.split import NAME as SPLIT
 from policies.switchback import NAME as SWITCHBACK
 from proxy.admin_address import AdminAddress
@@ -64,7 +64,17 @@ class Client:
 
     def names(self) -> list[str]:
         """Of all experiments, in the order in which they began."""
-        return [told["name"] for told in sorted(self._all(), key=_began)]
+        return [told["name"] for told in sorted(self._all(), key=began_unix_s)]
+
+    def all_of_them(self, odd: Callable[[str], None] = lambda told: None) -> list[Document]:
+        """In the order in which they began. `odd` is told of each that cannot be read: it hides no other."""
+        found = []
+        for name in self.names():
+            try:
+                found.append(self.get(name))
+            except BadDocument as error:
+                odd(f"{name}: {error}")
+        return found
 
     def latest(self) -> str:
         """The experiment that runs, else the one that began last.
@@ -72,10 +82,9 @@ class Client:
         Raises:
             NotAnswered: there is none.
         """
-        told = sorted(self._all(), key=lambda one: (one["state"] == RUNNING, _began(one)))
-        if not told:
+        if not (told := self._all()):
             raise NotAnswered(f"{self.url} has no experiment; `paceline ab start` begins one")
-        return str(told[-1]["name"])
+        return _latest(told)
 
     def get(self, name: str) -> Document:
         """One experiment, without its log and where it comes from."""
@@ -91,9 +100,17 @@ class Client:
         assert isinstance(told, dict)
         return told
 
-    def in_force(self) -> Mapping[str, Any]:
-        """Policy and placement; while an experiment runs, its control, which is what is there without it."""
+    def in_force(self, group: str | None = None) -> Mapping[str, Any]:
+        """Policy and placement of a group; while an experiment runs there, its control, which is what is there without it.
+
+        All groups have the same, but for those on which experiments were: there control stays when one is over.
+        """
+        of_group = [one for one in self._all() if group in (None, one.get("group"))]
         told: Mapping[str, Any] = self.status()["strategy"]
+        if any(one["state"] == RUNNING for one in of_group):
+            return self.get(_latest(of_group)).arms[CONTROL]
+        if group is not None and of_group and (now := self.get(_latest(of_group)).in_force) is not None:
+            return now
         return self.get(self.latest()).arms[CONTROL] if told["policy"]["name"] in (SWITCHBACK, SPLIT) else told
 
     def provenance(self) -> dict[str, Any]:
@@ -136,8 +153,9 @@ class Client:
         return answer
 
 
-def _began(told: Mapping[str, Any]) -> float:
-    return float(told["design"]["began_unix_s"])
+def _latest(told: Sequence[Mapping[str, Any]]) -> str:
+    """The one that runs, else the one that began last."""
+    return str(max(told, key=lambda one: (one["state"] == RUNNING, began_unix_s(one)))["name"])
 
 
 def _why(answer: httpx.Response) -> str:

@@ -49,7 +49,7 @@ def command() -> None:
 @click.option("--metric", type=click.Choice(list(METRICS)), default=METRIC, show_default=True, help="What is compared.")
 @click.option(
     "--alpha",
-    type=click.FloatRange(0, 0.5, min_open=True, max_open=True),
+    type=click.FloatRange(1e-6, 0.5, max_open=True),
     default=0.05,
     show_default=True,
     help="How often an interval may be wrong.",
@@ -80,7 +80,7 @@ def start(name: str, admin: AdminAddress, only_plan: bool, forecast: bool, as_js
 
 def _asked(name: str, client: Client, given: dict[str, Any]) -> dict[str, Any]:
     """The body of `POST /experiments`."""
-    in_force = client.in_force()
+    in_force = client.in_force(given["group"])
     optional = {key: given[key] for key in ("group", "seed") if given[key] is not None}
     if given["in_two"] or given["sides"]:
         optional["split"] = {"side": list(given["sides"])}
@@ -130,7 +130,8 @@ def status(name: str | None, admin: AdminAddress, watch: bool, as_json: bool) ->
 def list_(admin: AdminAddress) -> None:
     """All experiments that a proxy knows."""
     with errors(), Client(admin) as client:
-        terminal.plain().print(terminal.listing([client.get(name) for name in client.names()]))
+        documents = client.all_of_them(lambda odd: click.echo(odd, err=True))
+        terminal.plain().print(terminal.listing(documents))
 
 
 @command.command("stop", short_help="end an experiment")

@@ -15,6 +15,7 @@ from telemetry.design import CONTROL, SIDES, Design
 from telemetry.guardrails import Guardrails
 
 ARMS = ("control", "treatment")
+MOST_OF_COURSE = 200  # points of a curve
 RUNNING, FINISHED, STOPPED = "running", "finished", "stopped"
 
 
@@ -143,10 +144,11 @@ class Document:
 
     @cached_property
     def course(self) -> list[Comparison]:
-        """As it looked after each pair."""
-        ends = range(2, len(self.blocks) + 1)
+        """As it looked after each pair; after some of them, where there are more than a curve shows."""
+        ends = [end for end in range(2, len(self.blocks) + 1) if self.blocks[end - 1].index % 2 == 1]
+        ends = ends[:: -(-len(ends) // MOST_OF_COURSE) or 1] + ends[-1:]
         # a picture of the course needs no randomisation test: few draws
-        found = [self.compare(self.blocks[:end], draws=1) for end in ends if self.blocks[end - 1].index % 2 == 1]
+        found = [self.compare(self.blocks[:end], draws=1) for end in ends]
         return [one for number, one in enumerate(found) if one.pairs and (number == 0 or one.pairs > found[number - 1].pairs)]
 
     @property
@@ -176,6 +178,13 @@ class Document:
             "log": list(self.logged),
             "provenance": dict(self.provenance),
         }
+
+
+def began_unix_s(told: Mapping[str, Any]) -> float:
+    """Of an experiment as it is listed or kept; 0 of what is none, which must not hide the others."""
+    design = told.get("design")
+    began = design.get("began_unix_s") if isinstance(design, Mapping) else None
+    return float(began) if isinstance(began, int | float) else 0.0
 
 
 def named(told: Mapping[str, Any]) -> str:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from bench.ab.document import BadDocument, Document
+from bench.ab.document import BadDocument, Document, began_unix_s
+from proxy.experiments.judging import merged
 from proxy.experiments.store import DiskStore
-from proxy.replicas import merge
 
 
 def names(path: Path) -> list[str]:
     """Of all experiments in a folder, in the order in which they began; none where there is no folder."""
-    return sorted(states := _states(path), key=lambda name: states[name]["design"]["began_unix_s"])
+    return sorted(states := _states(path), key=lambda name: began_unix_s(states[name]))
 
 
 def read(path: Path, name: str | None) -> Document:
@@ -44,9 +45,9 @@ async def _whole(store: DiskStore, name: str) -> Document:
         lines = await store.lines(name)
     except (OSError, ValueError) as error:
         raise BadDocument(f"{store.path / name} cannot be read: {error}") from error
-    blocks = [merge(parts[index]).block.as_json() for index in sorted(parts)]
     about = {"read": str(store.path / name), "read_unix_s": time.time(), "report_version": version("paceline")}
-    return Document.of({**state, "blocks": blocks}, lines, **about)
+    found = Document.of({**state, "blocks": []}, lines, **about)
+    return replace(found, blocks=tuple(merged(parts, lambda block: (), found.design)))
 
 
 def _states(path: Path) -> Mapping[str, Mapping[str, Any]]:

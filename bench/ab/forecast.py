@@ -143,6 +143,5 @@ def drawn(known: Sequence[Arrival], rate: float, until_s: float, random: Random)
 def forecast(client: Client, asked: Mapping[str, Any], control: Strategy, design: Design) -> Forecast | Unknown:
     """From the past where it says enough, else from the simulator."""
     group, metric = asked.get("group"), asked["metric"]
-    former = [client.get(name) for name in client.names()]
-    alike = [one for one in former if not group or one.group == group]
+    alike = [one for one in client.all_of_them() if not group or one.group == group]
     return from_past(alike, design, metric) or from_simulator(client.at, group, control, design, metric)

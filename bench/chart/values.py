@@ -60,7 +60,7 @@ METER = table(
     hostPort=port("the same on the node's own address, so that a proxy can name each node; 0: none", 0),
     keySecret=secret("Secret (`name`) and key in it (`key`) with what callers must show"),
     open=flag("true: without a key, whoever the network lets may ask"),
-    host=flag("CPUs and memory as well (RAPL): runs as root and mounts `/sys/class/powercap`, read-only"),
+    host=flag("CPUs and memory as well (RAPL): runs as root and mounts the host's powercap, read-only"),
     runtimeClassName=text("brings NVML into a pod that asks for no GPU; empty where containers see all GPUs anyway"),
     nodeSelector=words("which nodes"),
     tolerations=several("which taints it is let by"),
@@ -69,7 +69,8 @@ METER = table(
         "peers that may reach it beside this release's proxies; with `hostPort` a node's address may be what is seen"
     ),
     serviceMonitor=flag(
-        "have Prometheus scrape it, too, as the job `paceline-meter`: the proxy's own metrics tell the same joules"
+        "have Prometheus scrape it, too, as the job `paceline-meter`: the proxy's own metrics tell the same joules. "
+        "The operator looks for `meter.keySecret` in the ServiceMonitor's namespace"
     ),
     podAnnotations=words("of its pods"),
     podLabels=words("of its pods"),

@@ -44,7 +44,7 @@ def _believed() -> list[Panel]:
         figure(
             "Unattributed",
             "Share of what idle power does not explain that is nobody's, over the time that is shown. A neighbour on the card, "
-            "traffic around the proxy, or a profile of another model.",
+            "traffic around the proxy, or a profile of another model; in quiet times only noise of idle power.",
             "percentunit",
             Query(energy.unattributed_share(window=RANGE)),
             steps=worse_above(0.05, 0.2),
@@ -114,7 +114,8 @@ def _books() -> list[Panel]:
         ),
         series(
             "Unattributed share, by domain",
-            "Of what idle power does not explain. The alert looks at ten minutes of it.",
+            "Of what idle power does not explain, which in quiet times is its noise: read it under load. The alert looks at "
+            "ten minutes, and not at noise.",
             "percentunit",
             Query(energy.unattributed_share("paceline_domain"), "{{paceline_domain}}"),
             steps=worse_above(0.05, 0.2),

@@ -59,16 +59,16 @@ def _numbered(name: names.Name, label: str, words: tuple[str, ...]) -> str:
 
 
 def _well() -> list[Panel]:
-    closed = f"sum(max by ({GROUPED}) ({_circuit('closed')}))"
+    left_alone = f"sum(max by ({GROUPED}) ({_circuit('open')}))"
     awake = f"""sum(max by ({GROUPED}) ({of(names.SERVER_STATE, f'{OF_GROUP},paceline_state="awake"')}))"""
     every = f"count(max by ({GROUPED}) ({_circuit('closed')}))"
     in_flight, slots = total(names.IN_FLIGHT, where=OF_GROUP), f"sum(max by ({GROUPED}) ({of(names.SERVER_SLOTS, OF_GROUP)}))"
     return [
         figure(
             "Servers that work",
-            "Share of servers whose circuit is closed.",
+            "Share of servers that are not left alone: their circuit is closed, or half open and waits for its next request.",
             "percentunit",
-            Query(f"{closed} / {every}"),
+            Query(f"1 - {left_alone} / {every}"),
             steps=worse_below(1, 0.5),
             decimals=0,
         ),

@@ -58,18 +58,20 @@ def _variables(more: Mapping[str, tuple[str, str]]) -> list[Builder[dashboard.Va
     made: list[Builder[dashboard.VariableModel]] = [
         builders.DatasourceVariable("datasource").label("Prometheus").type("prometheus"),
         builders.ConstantVariable("traces").label("uid of the datasource of traces").value("traces"),
-        _query("job", f"label_values({alive}, job)"),
+        _query("job", f"label_values({alive}, job)", everything=""),  # all of ours: .* would be whatever Prometheus scrapes
         _query("instance", f'label_values({alive}{{job=~"$job"}}, instance)'),
     ]
     made += [_query(name, f"label_values({metric}{{{SCOPE}}}, {label})") for name, (metric, label) in more.items()]
     return made
 
 
-def _query(name: str, query: str) -> builders.QueryVariable:
+def _query(name: str, query: str, *, everything: str = EVERYTHING) -> builders.QueryVariable:
+    """A variable of which several may be chosen; `everything` is what all of them are, if not each of those offered."""
     variable = builders.QueryVariable(name).label(name).datasource(DATASOURCE).query({"query": query, "refId": name})
     variable = variable.refresh(dashboard.VariableRefresh.ON_TIME_RANGE_CHANGED).sort(dashboard.VariableSort.ALPHABETICAL_ASC)
-    everything = dashboard.VariableOption(selected=True, text="All", value="$__all")
-    return variable.multi(True).include_all(True).all_value(EVERYTHING).current(everything)
+    chosen = dashboard.VariableOption(selected=True, text="All", value="$__all")
+    variable = variable.multi(True).include_all(True).current(chosen)
+    return variable.all_value(everything) if everything else variable
 
 
 def _link(name: str, title: str) -> builders.DashboardLink:

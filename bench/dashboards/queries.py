@@ -45,7 +45,7 @@ def quantile(q: float, name: Name, by: str = "", where: str = "") -> str:
 
 def mean(name: Name, by: str = "", where: str = "", window: str = WINDOW) -> str:
     """Of a histogram: its sum over its count."""
-    return f"{rate(name, by, where, 'sum', window)} / {rate(name, by, where, 'count', window)}"
+    return over(rate(name, by, where, "sum", window), rate(name, by, where, "count", window))
 
 
 def over(numerator: str, denominator: str) -> str:

@@ -13,9 +13,9 @@ import matplotlib
 import matplotlib.pyplot as plt
 
 from bench.dashboards import drawing
-from bench.dashboards.asking import Prometheus, Times, all_of, read
+from bench.dashboards.asking import JOB, Prometheus, Times, all_of, read
 from bench.dashboards.files import dashboards
-from bench.dashboards.stage import JOB, LASTS_S, staged
+from bench.dashboards.stage import LASTS_S, staged
 
 INCHES = 0.62  # of one of Grafana's 24 columns
 ROW_INCHES = 0.34  # of one of its rows

@@ -12,13 +12,13 @@ from typing import Any
 
 import httpx
 
+from bench.dashboards.asking import JOB
 from bench.dashboards.traffic import AWAY, MODELS, TENANTS, send
 from bench.processes import Child, ProcessFailed, engine, running
 from telemetry import names
 from telemetry.names import exported
 
 RULES = Path(__file__).parents[2] / "charts/paceline/rules"
-JOB = "paceline"  # as docker/prometheus and the chart's ServiceMonitor call it
 LASTS_S = 28.0  # at least; then until an experiment's interval is there: from the sixth pair of 4 s on, and pairs can be lost
 MOST_S = 80.0
 INTERVAL = f'{exported(names.EXPERIMENT_EFFECT)}{{paceline_bound="low"}}'

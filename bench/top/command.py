@@ -45,6 +45,11 @@ def command(admin: AdminAddress, only_once: bool, as_json: bool) -> None:
         pass
 
 
+def plain() -> Console:
+    """Names are shown as they are: `[fd00::1]` is an address, and no markup."""
+    return Console(markup=False, emoji=False)
+
+
 async def _print(admin: AdminAddress, *, only_once: bool) -> None:
     async with aclosing(once(admin)) as events:
         async for event in events:
@@ -55,7 +60,7 @@ async def _print(admin: AdminAddress, *, only_once: bool) -> None:
 
 
 async def _show_once(admin: AdminAddress) -> None:
-    screen, console = Screen(admin.url), Console()
+    screen, console = Screen(admin.url), plain()
     if not console.is_terminal:
         console.width = max(console.width, NARROWEST)
     async with aclosing(once(admin)) as events:
@@ -68,7 +73,7 @@ async def _show_once(admin: AdminAddress) -> None:
 
 
 async def _watch(admin: AdminAddress) -> None:
-    screen, console, left = Screen(admin.url), Console(), asyncio.Event()
+    screen, console, left = Screen(admin.url), plain(), asyncio.Event()
     with Live(console=console, screen=True, auto_refresh=False, vertical_overflow="crop") as live:
 
         def draw() -> None:

@@ -14,7 +14,7 @@ from policies.strategy import Choice
 class Section(BaseModel):
     """What all parts of the tree have in common."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 def _base_url(text: str) -> str:

@@ -10,6 +10,8 @@ from policies.lived import AS_RUN, STRAIGHT
 from policies.strategy import Strategy, build
 from proxy.config.base import Count, Named, Seconds, Section, Some
 
+WEEK_S = 604_800.0
+
 
 class ShadowStrategy(Section):
     """A strategy that is tried on the live arrivals, with modelled engines."""
@@ -94,7 +96,7 @@ class Experiment(Section):
     treatment: Arm = Field(
         description="`policy` and `placement`, each a table: what is tried; the same as control is an A/A test"
     )
-    block_s: Annotated[float, Field(ge=0.1)] | Literal["auto"] = Field(
+    block_s: Annotated[float, Field(ge=0.1, le=WEEK_S)] | Literal["auto"] = Field(
         "auto", description="seconds of a block; auto: from how long requests lasted lately"
     )
     burn_in_s: Seconds | Literal["auto"] = Field("auto", description="seconds at the beginning of each that are not analysed")
@@ -104,9 +106,9 @@ class Experiment(Section):
     pairs_per_stratum: Count = Field(4, description="within so many pairs in a row both orders come equally often")
     seed: int | None = Field(None, description="decides every order; not set: drawn, and told")
     metric: Literal["j_per_token", "j_per_request"] = Field("j_per_token", description="what is compared")
-    alpha: Annotated[float, Field(gt=0, lt=0.5)] = Field(0.05, description="how often an interval may be wrong")
+    alpha: Annotated[float, Field(ge=1e-6, lt=0.5)] = Field(0.05, description="how often an interval may be wrong")
     guardrails: dict[str, float | None] = Field({}, description="bounds that stop it; those not named keep their defaults")
-    begins_in_s: Seconds = Field(0.0, description="seconds until its first block")
+    begins_in_s: Annotated[Seconds, Field(le=WEEK_S)] = Field(0.0, description="seconds until its first block")
     shadow: bool = Field(
         False, description="true: each arm runs on all traffic as a shadow too (`NAME.control`, `NAME.treatment`), modelled"
     )

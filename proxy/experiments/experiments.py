@@ -162,7 +162,7 @@ class Experiments:
         one = self._run(restarted, pool, devices)
         one.keeper.lines = len(lines)
         await one.keeper.note("restart_seen" if alone else "replica_joined", why=one.unmetered() or None)
-        told = [index for index, of in parts.items() if self.replica in of]
+        told = [index for index, of in parts.items() if alone or self.replica in of]  # alone it may have had another name
         await one.lose(told, only_latest=not alone)
         if alone:
             await one.keeper.state(one.plan)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from fastapi import APIRouter, HTTPException, Request
-from fastapi.responses import Response
+from fastapi.responses import JSONResponse, Response
 from pydantic import ValidationError
 
 from proxy.app import App
@@ -39,10 +40,10 @@ def create_routes(app: App) -> APIRouter:
         return overview(app.experiments)
 
     @routes.get("/experiments/{name}")
-    async def one(name: str) -> dict[str, Any]:
-        """One, with its blocks and what they say."""
+    async def one(name: str) -> Response:
+        """One, with its blocks and what they say. Whoever watches asks every second, so long ones are written in a thread."""
         try:
-            return await show(app.experiments, name)
+            return await asyncio.to_thread(JSONResponse, await show(app.experiments, name))
         except KeyError:
             raise _unknown(app, name) from None
 

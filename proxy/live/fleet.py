@@ -24,11 +24,7 @@ def servers(app: App, history: History) -> list[dict[str, Any]]:
 
 def _alone(energy: Energy, history: History) -> dict[str, float | None]:
     """Watts of the servers whose domain has no other."""
-    return {
-        domain.upstreams[0]: history.watts(state.device for state in domain.devices(Scope.GPU))
-        for domain in energy.domains
-        if len(domain.upstreams) == 1
-    }
+    return {domain.upstreams[0]: history.watts(domain, Scope.GPU) for domain in energy.domains if len(domain.upstreams) == 1}
 
 
 def _server(pool: Pool, view: ServerView, alone: dict[str, float | None]) -> dict[str, Any]:

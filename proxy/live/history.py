@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from policies.base import Outcome
 from proxy.app import App
+from proxy.energy import MeteredDomain
 from proxy.live.recent import Charged, Recent
 from telemetry.gauges import DomainTotals
-from telemetry.snapshot import Scope
+from telemetry.snapshot import DeviceState, Scope
 
 SAMPLES = 600  # ten minutes
 MINUTE = 60
 MOST_DOMAINS = 8  # drawn one by one; the others are one curve
 OTHERS = "others"
 
+Device = tuple[str, str]  # its domain and its name: each host's first CPU has the same
 LEFT = (Outcome.POLICY, Outcome.DEADLINE, Outcome.FAULT, Outcome.DRAINED)
 
 
@@ -35,14 +37,13 @@ class Sample:
     largest: int
     domains: Mapping[tuple[str, Scope], DomainTotals]
     charged: Mapping[tuple[str, str], Charged]
-    devices: Mapping[str, tuple[int, float]]  # counted microjoules, and when the counter moved last
+    devices: Mapping[Device, DeviceState]
 
 
 def take(app: App, recent: Recent, now_s: float, now_unix_s: float) -> Sample:
     """What all sums are now. The largest group is asked for anew from here on."""
     schedulers = [pool.scheduler for pool in app.fleet.pools.values()]
     counts, energy = app.forward.counts, app.energy
-    devices = energy.snapshot().devices if energy is not None else {}
     largest, recent.largest = recent.largest, 0
     return Sample(
         at_s=now_s,
@@ -55,7 +56,11 @@ def take(app: App, recent: Recent, now_s: float, now_unix_s: float) -> Sample:
         largest=largest,
         domains={(one.domain, one.scope): one for one in energy.totals()} if energy is not None else {},
         charged=dict(recent.charged),
-        devices={name: (state.counted_uj, state.stepped_at_s) for name, state in devices.items()},
+        devices={
+            (domain.name, name): state
+            for domain in (energy.domains if energy is not None else ())
+            for name, state in domain.monitor.seen().devices.items()
+        },
     )
 
 
@@ -64,16 +69,17 @@ class History:
     """Samples of the last minute, for what is told as a mean, and points of the last ten, for what is drawn.
 
     Attributes:
-        power_w: of each device over the latest second, by its counter's steps; without one that has not stepped yet.
+        power_w: of each device over the latest second, by its counter's steps; without one that has not stepped yet, or not
+            for too long.
     """
 
     samples: deque[Sample] = field(default_factory=lambda: deque(maxlen=MINUTE + 1))
     points: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=SAMPLES))
-    power_w: dict[str, float] = field(default_factory=dict)
+    power_w: dict[Device, float] = field(default_factory=dict)
 
     def add(self, app: App, sample: Sample) -> None:
-        told = {name: self._power(app, sample, name) for name in sample.devices}
-        self.power_w = {name: watts for name, watts in told.items() if watts is not None}
+        told = {device: self._power(device, state) for device, state in sample.devices.items()}
+        self.power_w = {device: watts for device, watts in told.items() if watts is not None}
         self.samples.append(sample)
         self.points.append(self._point(app))
 
@@ -86,9 +92,10 @@ class History:
         """Or the first, in the first minute."""
         return self.samples[0]
 
-    def watts(self, devices: Iterable[str]) -> float | None:
-        """Of several devices together; None: nothing is known of any."""
-        known = [self.power_w[device] for device in devices if device in self.power_w]
+    def watts(self, domain: MeteredDomain, scope: Scope) -> float | None:
+        """Of all its devices of one scope; None: nothing is known of any."""
+        names = [(domain.name, state.device) for state in domain.devices(scope)]
+        known = [self.power_w[name] for name in names if name in self.power_w]
         return round(sum(known), 1) if known else None
 
     def rates(self, samples: int = 5) -> dict[str, float]:
@@ -120,14 +127,13 @@ class History:
         told["power_w"] = {name: [point["power_w"].get(name) for point in self.points] for name in domains}
         return told
 
-    def _power(self, app: App, sample: Sample, device: str) -> float | None:
-        assert app.energy is not None
-        counted_uj, stepped_at_s = sample.devices[device]
+    def _power(self, device: Device, now: DeviceState) -> float | None:
+        if now.frozen:
+            return None
         before = self.samples[-1].devices.get(device) if self.samples else None
-        if before is not None and stepped_at_s > before[1]:
-            return (counted_uj - before[0]) / 1e6 / (stepped_at_s - before[1])
-        state = app.energy.snapshot().devices.get(device)  # a slow meter: as it was over its latest interval
-        return state.power_w if state is not None and state.counted_uj else None
+        if before is not None and now.stepped_at_s > before.stepped_at_s:
+            return (now.counted_uj - before.counted_uj) / 1e6 / (now.stepped_at_s - before.stepped_at_s)
+        return now.power_w if now.counted_uj else None  # a slow meter: as it was over its latest interval
 
     def _point(self, app: App) -> dict[str, Any]:
         rates, fleet, per_request_j = self.rates(1), app.fleet, self.all_in_j()
@@ -148,7 +154,7 @@ class History:
         told: dict[str, float] = {}
         for domain in app.energy.domains if app.energy is not None else ():
             for scope in Scope:
-                watts = self.watts(state.device for state in domain.devices(scope))
+                watts = self.watts(domain, scope)
                 if watts is not None:
                     name = domain.name if scope is Scope.GPU else f"{domain.name} {scope.value}"
                     name = name if name in told or len(told) < MOST_DOMAINS else OTHERS

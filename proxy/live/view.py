@@ -81,7 +81,7 @@ def _domain(history: History, domain: MeteredDomain, scope: Scope) -> dict[str, 
         "name": domain.name,
         "scope": scope,
         "source": domain.source(scope),
-        "power_w": history.watts(state.device for state in devices),
+        "power_w": history.watts(domain, scope),
         "devices": len(devices),
         "upstreams": list(islice(domain.upstreams, 8)),
         "age_s": round(max(history.now.at_s - state.stepped_at_s for state in devices), 2),
@@ -90,8 +90,10 @@ def _domain(history: History, domain: MeteredDomain, scope: Scope) -> dict[str, 
 
 
 def _power(app: App, history: History, scope: Scope) -> float | None:
+    """Of all domains; None: nothing is known of any."""
     assert app.energy is not None
-    return history.watts(state.device for domain in app.energy.domains for state in domain.devices(scope))
+    known = [watts for domain in app.energy.domains if (watts := history.watts(domain, scope)) is not None]
+    return round(sum(known), 1) if known else None
 
 
 Books = Mapping[tuple[str, Scope], DomainTotals]

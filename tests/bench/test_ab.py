@@ -25,6 +25,7 @@ from rich.console import Console
 
 from bench.ab import folder, forecast, terminal
 from bench.ab.asking import arm, guardrails, seconds
+from bench.ab.client import Client
 from bench.ab.document import BadDocument, Document
 from bench.ab.lines import Lines
 from bench.ab.page import page
@@ -132,8 +133,9 @@ def test_guardrails_are_named_and_numbers() -> None:
     assert guardrails(["ttft_p95=1.2", "late=off"]) == {"ttft_p95": 1.2, "late": None}
     with pytest.raises(BadSpec, match="ttft_p95=NUMBER"):
         guardrails(["ttft=1.2"])
-    with pytest.raises(BadSpec, match="no number"):
-        guardrails(["ttft_p95=slow"])
+    for value in ("slow", "nan", "inf"):
+        with pytest.raises(BadSpec, match="no number"):
+            guardrails([f"ttft_p95={value}"])
 
 
 @pytest.mark.parametrize(
@@ -221,6 +223,13 @@ def test_the_course_ends_where_the_comparison_does(finished: Document) -> None:
     assert finished.course[-1].effect == finished.comparison.effect
 
 
+def test_a_long_course_has_as_many_points_as_a_curve_shows(finished: Document, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.ab.document.MOST_OF_COURSE", 3)
+    course = replace(finished).course
+    assert [one.pairs for one in course] == [1, 4, 7, 8]
+    assert course[-1].effect == finished.comparison.effect
+
+
 async def test_a_folder_tells_what_the_proxy_kept(finished: Document, tmp_path: Path) -> None:
     store = DiskStore(tmp_path)
     state = {key: value for key, value in finished.as_json().items() if key not in ("blocks", "comparison", "log")}
@@ -233,10 +242,23 @@ async def test_a_folder_tells_what_the_proxy_kept(finished: Document, tmp_path: 
     assert read.comparison == finished.comparison
     assert [line["event"] for line in read.logged] == ["started"]
     assert (await asyncio.to_thread(folder.read, tmp_path / "try", None)).name == "try"
-    with pytest.raises(BadDocument, match="there are try"):
+    await store.save("none", {"state": "finished"})  # by a version that tells it otherwise, say; it hides nothing
+    assert (await asyncio.to_thread(folder.read, tmp_path, None)).name == "try"
+    with pytest.raises(BadDocument, match="there are none, try"):
         await asyncio.to_thread(folder.read, tmp_path, "other")
     with pytest.raises(BadDocument, match="holds none"):
         await asyncio.to_thread(folder.read, tmp_path / "nowhere", None)
+
+
+async def test_a_folder_tells_parts_of_another_design_as_the_proxy_does(finished: Document, tmp_path: Path) -> None:
+    store, first = DiskStore(tmp_path), finished.blocks[0]
+    await store.save("try", {key: value for key, value in finished.as_json().items() if key not in ("blocks", "comparison")})
+    for block in finished.blocks:
+        await store.add_part("try", Part("here", block))
+    await store.add_part("try", Part("0", replace(first, arm=1 - first.arm)))  # by a replica that gave way
+    read = await asyncio.to_thread(folder.read, tmp_path, None)
+    assert [one.pair for one in read.comparison.lost] == [0]
+    assert read.comparison.pairs == finished.comparison.pairs - 1
 
 
 # --- slices -----------------------------------------------------------------------------------------------------------
@@ -478,14 +500,17 @@ class Admin(BaseHTTPRequestHandler):
     asked: ClassVar[list[str]]
     posts: ClassVar[dict[str, tuple[int, Any]]]
     looks_left: ClassVar[int]
+    listed: ClassVar[list[dict[str, Any]]] = []
+    strategy: ClassVar[dict[str, Any]] = STRAIGHT
 
     def do_GET(self) -> None:
         self.asked.append(self.path)
         type(self).looks_left -= self.path == "/experiments/try"
         answers = {
-            "/experiments": [self.running],
+            "/experiments": [self.running, *self.listed],
+            "/experiments/odd": {"name": "odd"},
             "/experiments/try": self.running | ({"state": "finished", "now": None} if self.looks_left < 0 else {}),
-            "/status": {"strategy": STRAIGHT},
+            "/status": {"strategy": self.strategy},
         }
         self._answer(200, answers[self.path])
 
@@ -527,6 +552,30 @@ async def test_what_is_refused_is_refused_before_anything_is_simulated(finished:
     assert "block_s: its meter is too slow" in refused.output
     assert "simulating" not in refused.output
     assert made.asked[-1] == "/experiments/plan"
+
+
+async def test_what_is_in_force_is_that_of_the_group(finished: Document) -> None:
+    with admin(replace(finished, group="b")) as (url, made), Client(url) as client:
+        assert client.in_force("b") == finished.arms[CONTROL] | {"name": "control"}
+        made.strategy = SPAN | {"policy": {"name": "switchback", "params": {}}}  # the default group's, if it is that group
+        assert client.in_force("other") == finished.arms[CONTROL] | {"name": "control"}
+        made.strategy = STRAIGHT
+        made.running |= {"state": "finished", "in_force": SPAN}  # its control stays, until somebody puts another in force
+        assert [client.in_force(group) for group in ("b", "a", None)] == [SPAN, STRAIGHT, STRAIGHT]
+
+
+async def test_one_that_cannot_be_read_hides_no_other(finished: Document) -> None:
+    with admin(finished) as (url, made), Client(url) as client:
+        made.listed = [{"name": "odd", "state": "finished", "design": None}]
+        assert client.names() == ["odd", "try"]
+        asked = {"group": finished.group, "metric": finished.metric}
+        control = build(Choice("passthrough", {}), Choice("spread", {}))
+        foreseen = forecast.forecast(client, asked, control, finished.design)
+        assert isinstance(foreseen, forecast.Forecast)
+        assert "'try'" in foreseen.source
+        told = await cli("list", "--admin", url)
+    assert "try" in told.stdout
+    assert "odd: this is no experiment" in told.stderr
 
 
 async def test_watching_goes_on_while_the_proxy_is_away(finished: Document) -> None:

@@ -194,7 +194,7 @@ async def test_stopping_drops_whoever_is_there() -> None:
         request = asyncio.create_task(call.post("/generate", LONG["/generate"]))
         await until(lambda: call.server.driver.in_flight == 1)
         await call.server.stop()
-        with pytest.raises(Exception, match="(?i)disconnected"):
+        with pytest.raises(Exception, match=r"(?i)disconnected"):
             await request
         assert call.server.driver.in_flight == 0
 

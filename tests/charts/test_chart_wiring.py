@@ -11,6 +11,7 @@ import pytest
 from proxy.meter import command as meter_command
 from proxy.serve import command as serve_command
 from proxy.sources import load
+from telemetry import rapl
 from tests.charts.helm import CHART, MINIMAL, NAMES, Rendered, Tree, example, render, selected, values_of
 from tests.charts.mounted import on_this_disk
 
@@ -146,8 +147,11 @@ def test_a_meter_sees_all_gpus_and_asks_for_none() -> None:
     environment = {one["name"]: one["value"] for one in pod["containers"][0]["env"]}
     assert environment == {"NVIDIA_VISIBLE_DEVICES": "all", "NVIDIA_DRIVER_CAPABILITIES": "utility"}
     assert pod["runtimeClassName"] == "nvidia"
-    paths = {volume["hostPath"]["path"] for volume in pod["volumes"] if "hostPath" in volume}
-    assert paths == {"/sys/class/powercap", "/sys/devices/virtual/powercap"}
+    paths = {volume["name"]: volume["hostPath"]["path"] for volume in pod["volumes"] if "hostPath" in volume}
+    assert set(paths.values()) == {"/sys/class/powercap", "/sys/devices/virtual/powercap"}
+    mounts = {mount["name"]: mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]}
+    assert {mounts[name] for name in paths} == {f"/host{path}" for path in paths.values()}
+    assert str(rapl.HOSTS) in mounts.values()
 
 
 def test_another_configuration_rolls_the_pods_unless_it_shall_not() -> None:

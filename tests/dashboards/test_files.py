@@ -134,6 +134,14 @@ def test_no_datasource_is_fixed(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ALL)
+def test_all_jobs_are_those_of_paceline(name: str) -> None:
+    """`up` and a meter's own page are other jobs' too: .* would average and add those up."""
+    by_name = {variable["name"]: variable for variable in queries(ALL[name])}
+    assert "allValue" not in by_name.pop("job")
+    assert {variable["allValue"] for variable in by_name.values()} == {".*"}
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_dashboards_lead_to_each_other_and_to_traces(name: str) -> None:
     assert {link["url"] for link in ALL[name]["links"]} == {f"/d/paceline-{other}" for other in ALL if other != name}
     series = [panel for panel in panels(ALL[name]) if panel["type"] in ("timeseries", "heatmap")]

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from bench.dashboards.asking import Prometheus, Times, all_of, panels, queries, read
+from bench.dashboards.asking import JOB, Prometheus, Times, all_of, panels, queries, read
 from bench.dashboards.files import dashboards
 from bench.dashboards.sheet import draw
-from bench.dashboards.stage import JOB, staged
+from bench.dashboards.stage import staged
 from telemetry import names
 from telemetry.names import Kind, exported
 from tests.tools import tool

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from bench.dashboards.stage import RULES
+from telemetry.names import CIRCUITS
 from tests.tools import tool
 
 RUNBOOK = Path(__file__).parents[2] / "docs/runbook.md"
@@ -43,13 +44,18 @@ class Case:
     at: str = "30m"
 
 
-def energy(unattributed: int) -> dict[str, str]:
-    """100 J counted a step, 40 of them idle."""
+def energy(unattributed: int, idle: int = 40) -> dict[str, str]:
+    """100 J counted a step."""
     return {
         f"paceline_counted_energy_joules_total{{{DOMAIN}}}": "0+100x60",
-        f"paceline_idle_energy_joules_total{{{DOMAIN}}}": "0+40x60",
+        f"paceline_idle_energy_joules_total{{{DOMAIN}}}": f"0+{idle}x60",
         f"paceline_unattributed_energy_joules_total{{{DOMAIN}}}": f"0+{unattributed}x60",
     }
+
+
+def circuits(server: str, state: str) -> dict[str, str]:
+    """A server whose circuit has been in one state all the time."""
+    return {f'paceline_server_circuit{{{server},paceline_circuit="{one}"}}': f"{one == state:d}x60" for one in CIRCUITS}
 
 
 def failing(error: str, a_step: int) -> dict[str, str]:
@@ -83,14 +89,14 @@ CASES = {
     ),
     "PacelineCircuitOpen": Case(
         {f'paceline_server_circuit{{{SERVER},paceline_circuit="open"}}': "1x60"},
-        {f'paceline_server_circuit{{{SERVER},paceline_circuit="open"}}': "0x57 1x1 0x5"},
+        {  # it was, and works again
+            f'paceline_server_circuit{{{SERVER},paceline_circuit="open"}}': "0x55 1x2 0x5",
+            f'paceline_server_circuit{{{SERVER},paceline_circuit="closed"}}': "1x55 0x2 1x5",
+        },
     ),
     "PacelineGroupDown": Case(
-        {f'paceline_server_circuit{{{SERVER},paceline_circuit="closed"}}': "0x60"},
-        {
-            f'paceline_server_circuit{{{SERVER},paceline_circuit="closed"}}': "0x60",
-            f'paceline_server_circuit{{{SERVER.replace("80", "81")},paceline_circuit="closed"}}': "1x60",
-        },
+        circuits(SERVER, "open") | circuits(SERVER.replace("80", "81"), "open"),
+        circuits(SERVER, "open") | circuits(SERVER.replace("80", "81"), "closed"),
     ),
     "PacelineServerStuck": Case(
         {f'paceline_server_state{{{SERVER},paceline_state="waking"}}': "1x60"},
@@ -173,6 +179,39 @@ def test_an_alert_fires_when_it_should_and_only_then(alert: str, tmp_path: Path)
     fires = scenario(case.fires, promql_expr_test=[count(alert, case.at, 1)])
     quiet = scenario(case.quiet, promql_expr_test=[count(alert, case.at, 0)])
     promtool(tmp_path, [fires, quiet])
+
+
+OPEN, HALF = (f'paceline_server_circuit{{{SERVER},paceline_circuit="{state}"}}' for state in ("open", "half_open"))
+CLOSED = f'paceline_server_circuit{{{SERVER},paceline_circuit="closed"}}'
+DEAD = {CLOSED: "0x60", OPEN: "1 1 1 0 1 1 0" + " 1 1 1 0" * 13, HALF: "0 0 0 1 0 0 1" + " 0 0 0 1" * 13}
+WELL_AND_IDLE = {CLOSED: "1x19 0x40", OPEN: "0x19 1x3 0x36", HALF: "0x23 1x36"}  # its health route is well, nobody has asked
+FEW = {REQUESTS: "0x9 1x9 2x9 3x9 4x9 5x9", REQUESTS.replace("}", ',error_type="upstream"}'): "0x47 1x7 2x8"}
+OTHER_RELEASE = {
+    f'paceline_config_generation{{job="paceline",namespace="{n}",instance="{n}",paceline_config_digest="{n}"}}': "1x60"
+    for n in "ab"
+}
+
+
+EDGES = {
+    "a server that is tried again in vain": ("PacelineCircuitOpen", DEAD, 1),
+    "a group of it": ("PacelineGroupDown", DEAD, 1),
+    "a server that waits for its next request": ("PacelineCircuitOpen", WELL_AND_IDLE, 0),
+    "a group that waits for its next request": ("PacelineGroupDown", WELL_AND_IDLE, 0),
+    "two of few requests": ("PacelineFailing", FEW, 0),
+    "TGI's word for a model that failed": ("PacelineFailing", failing("424", 30), 1),
+    "what a client asked wrongly": ("PacelineFailing", failing("422", 30), 0),
+    "the same in a stream": ("PacelineFailing", failing("validation", 30), 0),
+    "a quiet night, in which all that is not idle is noise": ("PacelineUnattributed", energy(4, idle=96), 0),
+    "a neighbour in a quiet night": ("PacelineUnattributed", energy(10, idle=90), 1),
+    "two releases": ("PacelineConfigurationsDiffer", OTHER_RELEASE, 0),
+}
+
+
+@pytest.mark.parametrize("what", EDGES)
+def test_an_alert_is_right_at_its_edges(what: str, tmp_path: Path) -> None:
+    """At each of several instants, so that it does not flap."""
+    alert, series, expected = EDGES[what]
+    promtool(tmp_path, [scenario(series, promql_expr_test=[count(alert, at, expected) for at in ("25m", "27m30s", "30m")])])
 
 
 def test_what_nothing_is_wrong_with_raises_nothing(tmp_path: Path) -> None:

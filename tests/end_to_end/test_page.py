@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -161,6 +162,38 @@ async def test_it_fits_narrow_and_wide(browser: Browser, busy: Running, width: i
     async with opened(browser, busy.admin_url + "/", viewport={"width": width, "height": 800}) as page:
         await expect(page.locator("#groups tbody tr").first).to_contain_text("span")
         assert await page.evaluate("() => document.scrollingElement.scrollWidth") <= width
+
+
+async def test_names_are_shown_and_never_run(browser: Browser, busy: Running) -> None:
+    """Clients name models, servers too; and whoever may change things names tenants, experiments and policies."""
+    evil = '<img src=x onerror="window.ran = 1"><script>window.ran = 1</script>'
+    async with busy.admin.stream("GET", "/live") as answer:
+        told = ""
+        async for text in answer.aiter_text():
+            told += text
+            if "event: frame" in told and told.endswith("\n\n"):
+                break
+    history, frame = (json.loads(line[6:]) for line in told.splitlines() if line.startswith("data: "))
+    waiter = dict.fromkeys(("id", "tier", "tenant", "model", "group", "state", "why"), evil)
+    frame["waiting"]["longest"] = [{**waiter, "waited_s": 1.0, "deadline_in_s": None}]
+    frame["waiting"]["by_tier"] = [{"tier": evil, "held": 1, "ready": 0}]
+    frame["strategy"] |= {"policy": evil, "experiment": evil}
+    frame["servers"] = [{**server, "name": evil, "group": evil, "model": evil, "state": evil} for server in frame["servers"]]
+    frame["groups"] = [{**group, "policy": evil, "servers": {evil: 2}, "outcomes": {evil: 1}} for group in frame["groups"]]
+    frame["joules"]["by_policy"] = [{**cost, "policy": evil, "source": evil} for cost in frame["joules"]["by_policy"]]
+    frame["point"] |= {"power_w": {evil: 3.0, "b": 4.0}, "at_unix_s": frame["point"]["at_unix_s"] + 1}
+    events = "".join(f"event: {name}\ndata: {json.dumps(data)}\n\n" for name, data in (("history", history), ("frame", frame)))
+    async with opened(browser, busy.admin_url + "/", complains=True) as page:
+        await page.route("**/live", lambda route: route.fulfill(content_type="text/event-stream", body=events))
+        await page.route("**/requests/**", lambda route: route.fulfill(status=404, json={"detail": evil}))
+        await page.reload()
+        await expect(page.locator("#longest tbody tr")).to_contain_text(evil)
+        await page.locator("#longest tbody a").click()
+        await expect(page.locator("#request-told")).to_have_text(evil)
+        await expect(page.locator("#servers tbody tr")).to_contain_text(evil)
+        await expect(page.locator("#charts .legend").first).to_contain_text(evil)
+        assert await page.evaluate("window.ran ?? 0") == 0
+        assert (await page.locator("img").count(), await page.locator("script").count()) == (0, 3)
 
 
 async def test_a_lost_stream_is_said_and_comes_back(browser: Browser) -> None:

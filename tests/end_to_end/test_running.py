@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
+import time
 from typing import Any
 
 import httpx
@@ -11,8 +13,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from bench.engine import SimulatedServer
-from proxy.app import create_app
+from proxy.app import create_app, of_loop
 from proxy.sources import load
+from telemetry.gauges import Gauges
+from telemetry.otel import Telemetry
 from tests.end_to_end.paceline import Running, paceline
 from tests.serving import exchange
 
@@ -119,6 +123,19 @@ async def test_a_proxy_starts_without_its_server_and_finds_it_later() -> None:
     await app.stop()
 
 
+async def test_what_a_pushing_thread_asks_is_read_on_the_loop() -> None:
+    seen: list[int] = []
+
+    def read() -> Gauges:
+        seen.append(threading.get_ident())
+        return Gauges(now_s=time.monotonic())
+
+    ask = of_loop(read)
+    told = await asyncio.to_thread(lambda: [ask() for _ in range(40)])
+    assert seen == [threading.get_ident()], "once for a whole push"
+    assert all(one is told[0] for one in told)
+
+
 async def test_a_collector_that_never_answers_does_not_keep_the_proxy_from_ending(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -132,6 +149,15 @@ async def test_a_collector_that_never_answers_does_not_keep_the_proxy_from_endin
         await send(running, 1, generate(2))
     assert "did not take the last metrics and traces" in caplog.text
     silent.close()
+
+
+async def test_a_last_push_that_fails_is_over(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    app = create_app(load(None, {}, {"upstreams": ["http://127.0.0.1:9"], "energy.meter": "none"}), {})
+    monkeypatch.setattr(Telemetry, "shutdown", lambda telemetry: 1 / 0)
+    monkeypatch.setattr("proxy.app.PUSH_WITHIN_S", 30.0)
+    async with asyncio.timeout(10):
+        await app.stop()
+    assert "could not be pushed" in caplog.text
 
 
 async def test_slots_are_asked_of_tgi_so_that_a_burst_is_queued_and_not_refused() -> None:

@@ -62,6 +62,7 @@ async def paceline(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ru
                 "port": 0,
                 "admin_port": 0,
                 "energy": {"meter": "none"},
+                "limits": {"header_bytes": 8_192},
                 "admin": {"token_file": str(folder / "token"), "protect": "all", "tls": tls.model_dump()},
             }
         )
@@ -97,6 +98,15 @@ async def test_probes_need_no_token(paceline: Running) -> None:
     async with httpx.AsyncClient(base_url=paceline.admin, verify=trusting(paceline.ca), trust_env=False) as client:
         answers = [(await client.get(path)).status_code for path in ("/healthz", "/readyz", "/metrics")]
         assert answers == [200, 200, 401]
+
+
+async def test_nobody_fills_its_memory_with_a_head_that_does_not_end(paceline: Running) -> None:
+    host, port = paceline.admin.removeprefix("https://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port), ssl=trusting(paceline.ca))
+    writer.write(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n" + b"x-more: more\r\n" * 1_000)
+    async with asyncio.timeout(10):
+        assert (await reader.read()).startswith(b"HTTP/1.1 431 ")
+    writer.close()
 
 
 async def test_a_token_file_that_is_none_is_named(paceline: Running, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ import pytest
 from rich.console import Console
 
 from bench.processes import Child
+from bench.top.command import plain
 from bench.top.screen import ORDERS, Screen
 from bench.top.words import curve, figure, seconds, share
 from tests.end_to_end.paceline import Running, paceline
@@ -169,6 +170,17 @@ def test_it_fits_the_screen_whoever_waits(width: int, height: int) -> None:
     assert "no meter: energy is unknown" in text
     assert "60.0 s" in text, "who has waited the longest"
     assert "server-0" in text
+
+
+def test_names_are_no_markup() -> None:
+    screen, console = Screen("http://localhost:9464"), plain()
+    server = {**FRAME["servers"][0], "name": "http://[fd00::1]:8000"}
+    waiting = {**FRAME["waiting"], "longest": [{**FRAME["waiting"]["longest"][0], "tenant": "[/of] :100:"}]}
+    screen.take("frame", {**FRAME, "servers": [server], "waiting": waiting})
+    with console.capture() as captured:
+        console.print(screen.show(80))
+    assert "[fd00::1]:8000" in captured.get()
+    assert "[/of] :100:" in captured.get()
 
 
 def test_a_reader_sorts_pauses_and_is_told_of_a_loss() -> None:

@@ -30,9 +30,9 @@ def ca() -> trustme.CA:
     return trustme.CA()
 
 
-def write(ca: trustme.CA, folder: Path, name: str = "127.0.0.1") -> Tls:
+def write(ca: trustme.CA, folder: Path, kind: trustme.KeyType = trustme.KeyType.ECDSA) -> Tls:
     """A certificate and its key, put in place as kubelet does: by other files under the same names."""
-    issued = ca.issue_cert(name)
+    issued = ca.issue_cert("127.0.0.1", key_type=kind)
     for file, pems in (("cert.pem", issued.cert_chain_pems), ("key.pem", [issued.private_key_pem])):
         new = folder / f"{file}.new"
         new.write_bytes(b"".join(pem.bytes() for pem in pems))
@@ -137,6 +137,16 @@ async def test_a_pair_that_does_not_fit_leaves_the_former_one(
         write(ca, tmp_path)
         own.load_changed()
         assert await serial(url, ca) != first
+
+
+async def test_a_certificate_of_another_kind_takes_the_place_of_the_former(ca: trustme.CA, tmp_path: Path) -> None:
+    own = Certificates(write(ca, tmp_path))
+    async with secured(never_answer, own) as (url, _):
+        for kind in (trustme.KeyType.RSA, trustme.KeyType.ECDSA):
+            before = await serial(url, ca)
+            write(ca, tmp_path, kind)
+            own.load_changed()
+            assert await serial(url, ca) != before
 
 
 async def test_old_versions_of_tls_are_refused(ca: trustme.CA, tmp_path: Path) -> None:

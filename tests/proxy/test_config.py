@@ -126,6 +126,8 @@ def test_what_kubernetes_sets_for_a_service_is_no_setting() -> None:
         ({"slack.routes": [{"path": "generate", "default_s": 1.0}]}, "must begin with /"),
         ({"models": [{"name": "a"}, {"name": "a"}]}, "a is named more than once"),
         ({"upstreams": [{"url": "https://b:1", "ca_file": __file__}]}, "holds no certificates"),
+        ({"drain.grace_s": float("inf")}, "should be a finite number"),
+        ({"slack.batch.max_s": float("nan")}, "should be a finite number"),
     ],
 )
 def test_what_cannot_be_meant_is_said(flags: dict[str, Any], said: str) -> None:

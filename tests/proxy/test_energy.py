@@ -14,7 +14,7 @@ from proxy.config import Config
 from proxy.devices import Found
 from proxy.energy import Energy, MeteredDomain
 from proxy.metering import _together, create_energy
-from proxy.selftest import Verdict, selftest
+from proxy.selftest import Check, Verdict, _told, selftest
 from proxy.sources import ConfigError, load
 from telemetry.cost import load_profile
 from telemetry.ledger import Entry
@@ -50,7 +50,8 @@ class TestBench:
 
 def domain(name: str, *upstreams: str, **hardware: Hardware) -> tuple[MeteredDomain, TestBench]:
     meter = TestBench(hardware)
-    return MeteredDomain(name, upstreams, Monitor.of(meter), H200), meter
+    monitor = Monitor(meter, meter.rhythm.poll_s, clock=lambda: meter.at_s)
+    return MeteredDomain(name, upstreams, monitor, H200), meter
 
 
 def turn(metered: MeteredDomain, meter: TestBench, until_s: float, **power_w: float) -> None:
@@ -288,6 +289,38 @@ def test_the_selftest_sees_what_is_wrong() -> None:
     assert verdicts(energy)["conservation of node (gpu)"] is Verdict.FAILED
     assert selftest(energy, H200, 2.5)["verdict"] is Verdict.FAILED
     assert verdicts(None) == {**verdicts(None), "meter": Verdict.UNKNOWN}
+
+
+def test_devices_of_two_machines_that_are_called_alike_are_both_told() -> None:
+    here, here_meter = domain("here", HERE, gpu=Hardware.GPU, cpu=Hardware.CPU)
+    there, there_meter = domain("there", THERE, cpu=Hardware.CPU)
+    turn(here, here_meter, 1.0, gpu=100, cpu=30)
+    turn(there, there_meter, 1.0, cpu=50)
+    told = Energy([here, there]).snapshot().devices
+    assert sorted(told) == ["gpu", "here cpu", "there cpu"]
+    assert {state.device: round(state.power_w) for state in told.values()} == {"gpu": 100, "here cpu": 30, "there cpu": 50}
+
+
+def test_a_load_that_goes_past_the_proxy_is_warned_of_and_not_taken_for_idle_power() -> None:
+    metered, meter = domain("node", HERE, gpu=Hardware.GPU)
+    energy = Energy([metered])
+    turn(metered, meter, 4.0, gpu=490)
+    energy.settle(4.3)
+    [found] = [check for check in selftest(energy, H200, 4.3)["checks"] if check["name"] == "idle power of node"]
+    assert found["verdict"] is Verdict.WARNING
+    assert "draws 490 W while none of our requests run" in found["found"]
+
+
+def test_what_becomes_better_or_worse_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    said, known = [], {}
+    for verdict in (Verdict.UNKNOWN, Verdict.OK, Verdict.OK, Verdict.FAILED, Verdict.FAILED, Verdict.OK):
+        caplog.clear()
+        known = _told([Check("counter of gpu", verdict, "so it is")], known)
+        said.append([(record.levelname, record.getMessage()) for record in caplog.records])
+    failed = [("WARNING", "energy self-test: counter of gpu: failed: so it is")]
+    good = ("INFO", "energy self-test: 1 checks are ok")
+    assert said == [[], [good], [], failed, [], [("INFO", "energy self-test: counter of gpu: ok: so it is"), good]]
 
 
 def test_the_selftest_tells_another_servers_profile() -> None:

@@ -368,6 +368,9 @@ async def test_a_blocks_temperature_is_the_mean_of_its_devices() -> None:
         ({"pairs": 0}, 422, "greater than or equal to 1"),
         ({"pairs": 1_000_000_000}, 422, "less than or equal to 10000"),
         ({"block_s": 1e-9, "burn_in_s": 0.0}, 422, "greater than or equal to 0.1"),
+        ({"block_s": 1e15}, 422, "less than or equal to 604800"),
+        ({"begins_in_s": 1e300}, 422, "less than or equal to 604800"),
+        ({"alpha": 1e-17}, 422, "greater than or equal to"),  # no t quantile is so far out
         ({"paris": 3}, 422, "Extra inputs"),
     ],
 )
@@ -558,13 +561,14 @@ async def test_one_of_the_configuration_begins_once(tmp_path: Path) -> None:
     assert again["comparison"]["effect"] == told["comparison"]["effect"]
 
 
-async def test_one_that_ended_while_the_proxy_was_away_is_over_with_what_it_had(tmp_path: Path) -> None:
+@pytest.mark.parametrize("replica", ["proxy", "host-8080"])  # the other name is from when it had others beside it
+async def test_one_that_ended_while_the_proxy_was_away_is_over_with_what_it_had(replica: str, tmp_path: Path) -> None:
     asked = Experiment.model_validate(experiment("past", pairs=2))
     past = plan(asked, "default", time.time() - 100.0, [], UNKNOWN_TRAFFIC)
     store = DiskStore(tmp_path)
     await store.save("past", past.as_json())
     starts, ends = past.design.start_unix_s(0), past.design.start_unix_s(1)
-    await store.add_part("past", Part("proxy", Block(0, past.design.arm_of(0), starts, ends, requests=5)))
+    await store.add_part("past", Part(replica, Block(0, past.design.arm_of(0), starts, ends, requests=5)))
     async with paceline(**{"experiments.path": str(tmp_path)}) as running:
         told = await until(running.admin, "past", "finished")
         log = await log_of(running.admin, "past")

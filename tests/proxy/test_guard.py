@@ -49,6 +49,8 @@ PROTECTED = rules(token=True, **{"admin.protect": "all"})
         (LOCAL, "", 403),
         (LOCAL | {"x-forwarded-for": "10.0.0.7"}, "127.0.0.1", 403),  # somebody else, through a proxy of this machine
         (LOCAL | {"forwarded": "for=10.0.0.7"}, "127.0.0.1", 403),
+        (LOCAL | {"via": "1.1 gateway"}, "127.0.0.1", 403),
+        (LOCAL | {"x-forwarded-proto": "https"}, "127.0.0.1", 403),  # Envoy's, which need not tell for whom
     ],
 )
 def test_without_a_token_only_this_machine_changes_anything(headers: dict[str, str], peer: str, expected: int) -> None:
@@ -118,6 +120,14 @@ def test_another_sites_page_changes_nothing(told: dict[str, str], expected: int)
     """A form needs no leave to post somewhere else, and `POST /reload` has no body that would have to be JSON."""
     of = rules(**{"admin.hosts": ["paceline.example"]})
     assert status(of, "POST", LOCAL | told, path="/reload") == expected
+
+
+def test_another_sites_page_keeps_nothing_busy() -> None:
+    """It gets no answer to read, but `/live` goes on for as long as somebody listens, and has 32 places."""
+    for mode, expected in (("no-cors", 403), ("cors", 403), ("navigate", 200)):
+        crossing = LOCAL | {"sec-fetch-site": "cross-site", "sec-fetch-mode": mode}
+        assert status(rules(), "GET", crossing, path="/live") == expected
+    assert status(rules(), "GET", LOCAL | {"sec-fetch-site": "same-origin", "sec-fetch-mode": "cors"}, path="/live") == 200
 
 
 @pytest.mark.parametrize("host", ["[::1", "[", "evil.example@127.0.0.1.evil.example", "\xff", "localhost.evil.example"])

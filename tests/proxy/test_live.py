@@ -16,15 +16,17 @@ import pytest
 
 from policies.base import ServerState, ServerView, Tier, Waiting
 from proxy.app import App, create_app
+from proxy.energy import Energy
 from proxy.live import events
 from proxy.live.events import Live
 from proxy.live.page import FOLDER
 from proxy.live.recent import both, note
 from proxy.live.waiting import LONGEST_TOLD, obstacle
 from telemetry.ledger import Entry
-from telemetry.snapshot import Source
+from telemetry.snapshot import Hardware, Source
 from tests.end_to_end.paceline import paceline
 from tests.end_to_end.test_experiment import experiment
+from tests.proxy.test_energy import domain, turn
 from tests.serving import config_for
 
 SERVER = "http://127.0.0.1:1"
@@ -180,6 +182,34 @@ async def test_no_meter_is_unknown_and_never_zero() -> None:
         assert (frame["joules"]["all_in_j"], frame["joules"]["by_policy"]) == (None, [])
         assert frame["gain"] is None
         assert frame["point"]["power_w"] == {}
+
+
+async def test_watts_of_a_meter_that_is_lost_are_unknown_and_not_the_last_ones() -> None:
+    async with quiet() as (app, live):
+        metered, meter = domain("node", SERVER, gpu=Hardware.GPU)
+        app.energy = Energy([metered])
+        turn(metered, meter, 2.0, gpu=480.0)
+        app.energy.settle(2.3)
+        assert latest(live)["energy"]["power_w"] == pytest.approx(480, rel=0.01)
+        meter.broken, meter.at_s = True, 60.0
+        metered.monitor.poll()
+        told = latest(live)["energy"]
+        assert (told["power_w"], told["domains"][0]["frozen"]) == (None, ["gpu"])
+
+
+async def test_devices_of_two_hosts_may_have_one_name() -> None:
+    async with quiet() as (app, live):
+        cpu, power_w = Hardware.CPU, {"one": 40.0, "two": 90.0}
+        made = {name: domain(name, **{"cpu:package-0": cpu}) for name in power_w}
+        app.energy = Energy([metered for metered, _ in made.values()])
+        for until_s in (1.0, 2.0):
+            for name, (metered, meter) in made.items():
+                turn(metered, meter, until_s, **{"cpu:package-0": power_w[name]})
+            app.energy.settle(until_s)
+            told = latest(live)
+        assert {one["name"]: one["power_w"] for one in told["energy"]["domains"]} == power_w
+        assert told["energy"]["host_power_w"] == 130.0
+        assert told["point"]["power_w"] == {"one host": 40.0, "two host": 90.0}
 
 
 async def test_joules_by_policy_are_those_of_the_last_minute_and_of_one_source() -> None:
@@ -338,7 +368,8 @@ async def test_one_watcher_too_many_is_told_so_and_may_come_once_another_goes(mo
             while (await _status(running.admin)) != 200:
                 await asyncio.sleep(0.02)
         for bad in ("0", "61", "x"):
-            assert (await running.admin.get(f"/live?every_s={bad}")).status_code == 422
+            answer = await running.admin.get(f"/live?every_s={bad}")
+            assert (answer.status_code, "content-type" in answer.text) == (422, False)  # which is about bodies
 
 
 async def _status(admin: httpx.AsyncClient) -> int:

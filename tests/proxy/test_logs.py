@@ -106,6 +106,28 @@ def test_what_is_hidden_is_in_no_line(formatter: logging.Formatter) -> None:
     assert text.count("[hidden]") == 4  # the words, the field, the line of code and the error
 
 
+def test_whatever_a_secret_is_it_is_hidden_and_the_rest_is_left() -> None:
+    hide(["12", "12-and-more", 'quo"te', "back\\slash"])
+    told = json.loads(line(Json(), "%s and %s and %r", 'quo"te', "12-and-more", "back\\slash", extra={"duration_s": 0.125}))
+    assert (told["message"], told["duration_s"]) == ("[hidden] and [hidden] and '[hidden]'", 0.125)
+    assert line(Console(logs.CONSOLE), "ended", extra={"error": 'bad quo"te'}).endswith('error="bad [hidden]"\n')
+
+
+def test_a_field_looks_like_one_whatever_is_in_it() -> None:
+    text = line(Console(logs.CONSOLE), "ended", extra={"path": "/a status=200", "status": 404, "tenant": 'x"'})
+    assert text.endswith('ended path="/a status=200" status=404 tenant="x\\""\n')
+
+
+def test_no_line_of_a_stack_looks_like_one_of_ours() -> None:
+    try:
+        raise ValueError("odd\n2026-11-25 00:00:00,000 ERROR paceline: all is lost\x1b[2J")
+    except ValueError:
+        first, *others = line(Console(logs.CONSOLE), "failed", exc_info=True).splitlines()
+    assert first.endswith("failed")
+    assert all(one.startswith("  ") for one in others)
+    assert others[-1] == "  2026-11-25 00:00:00,000 ERROR paceline: all is lost\\x1b[2J"
+
+
 def test_what_nobody_caught_is_an_object_too() -> None:
     """A process of its own, for it changes hooks of the interpreter."""
     code = (
@@ -131,6 +153,9 @@ async def test_a_requests_line_has_its_joules(caplog: pytest.LogCaptureFixture) 
         requests = RequestLog(running.app.settling, running.app.fleet.default.scheduler.clock)
         running.app.forward.on_left = requests.ended
         writing = asyncio.create_task(requests.run())
+        assert running.app.energy is not None
+        while not any(domain.accounts for domain in running.app.energy.domains):
+            await asyncio.sleep(0.02)  # what ends before the meter's first interval has no joules
         async with httpx.AsyncClient(base_url=running.url, trust_env=False) as client:
             body = {"inputs": "a b c", "parameters": {"max_new_tokens": 5}}
             answer = await client.post("/generate?secret=query", json=body)

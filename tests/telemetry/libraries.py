@@ -15,6 +15,11 @@ class Process:
     pid: int
 
 
+@dataclass(frozen=True)
+class Utilization:
+    gpu: int
+
+
 @dataclass
 class FakeNvml:
     """GPUs by UUID, each with a counter (millijoules) and power (milliwatts) that a test sets; None is not supported.
@@ -27,6 +32,7 @@ class FakeNvml:
     counters: dict[str, int | None] = field(default_factory=lambda: {"GPU-a": 1_000, "GPU-b": 2_000})
     powers: dict[str, int | None] = field(default_factory=dict)
     processes: dict[str, list[int]] = field(default_factory=dict)
+    utilization: dict[str, int] = field(default_factory=dict)
     parts: dict[str, str] = field(default_factory=dict)
     step_mj: int = 10
     driver: bool = True
@@ -81,6 +87,12 @@ class FakeNvml:
         if power is None:
             raise NVMLError("Not Supported")
         return power
+
+    def nvmlDeviceGetUtilizationRates(self, handle: str) -> Utilization:  # noqa: N802
+        self._check()
+        if handle not in self.utilization:
+            raise NVMLError("Not Supported")
+        return Utilization(self.utilization[handle])
 
     def nvmlDeviceGetComputeRunningProcesses(self, handle: str) -> list[Process]:  # noqa: N802
         return [Process(pid) for pid in self.processes.get(handle, [])]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from random import Random
 from statistics import median
 
 import pytest
@@ -360,3 +362,51 @@ def test_a_device_that_falls_silent_does_not_hide_the_others_for_ever() -> None:
     assert late.energy.final
     assert account.settled_until == pytest.approx(100.0)
     assert account.conservation_error_uj == 0
+
+
+def test_something_that_computes_there_past_the_proxy_is_no_idle_power() -> None:
+    account = Account(H200)  # nobody of ours has ever been there, and the card draws what a load draws
+    account.add([interval(0.1 * n, 49_000_000) for n in range(100)])
+    account.settle(20.0)
+    [power] = account.idle_powers()
+    assert (power.basis, power.watts, power.quiet_w) == ("foreign", H200.idle_power_w, pytest.approx(490.0))
+    late = [interval(0.1 * n, 49_000_000) for n in range(100, 120)]
+    before = account.totals
+    account.add(late)
+    account.settle(30.0)
+    assert account.totals.unattributed_uj - before.unattributed_uj == pytest.approx(
+        20 * (49e6 - H200.idle_power_w * 1e5), rel=1e-6
+    )
+
+
+@pytest.mark.parametrize(("busy", "basis"), [(True, "foreign"), (False, "learnt"), (None, "learnt")])
+def test_a_device_that_says_that_somebody_computes_is_not_idle(busy: bool | None, basis: str) -> None:
+    account = Account(H200)  # 150 W: it could be idle power
+    account.add([replace(interval(0.1 * n, 15_000_000), busy=busy) for n in range(30)])
+    account.settle(10.0)
+    [power] = account.idle_powers()
+    assert (power.basis, power.quiet_w) == (basis, pytest.approx(150.0 if busy else 0.0))
+    assert power.watts == pytest.approx(H200.idle_power_w if busy else 150.0)
+
+
+def quiet(account: Account, watts: float, since_s: float, seconds: int, edge_s: float = 0.01) -> None:
+    """Nobody is there, and steps are seen a little too soon or too late."""
+    dice = Random(1)
+    seen = [since_s + 0.1 * n + dice.uniform(-edge_s, edge_s) for n in range(10 * seconds)]
+    account.add(
+        [
+            Interval("gpu", start, end, round(watts * 1e5), Source.COUNTER, start_edge_s=edge_s, end_edge_s=edge_s)
+            for start, end in pairwise(seen)
+        ]
+    )
+    account.settle(since_s + seconds + 1.0)
+
+
+def test_edges_that_are_not_exactly_known_make_next_to_nothing_unattributed_and_hide_no_neighbour() -> None:
+    account = Account(H200)
+    quiet(account, 118.0, 0.0, 60)
+    alone = account.totals
+    assert alone.counted_uj == alone.idle_uj + alone.unattributed_uj
+    assert alone.unattributed_uj < 0.003 * alone.counted_uj  # each interval by itself: 3 %
+    quiet(account, 150.0, 60.0, 30)
+    assert account.totals.unattributed_uj - alone.unattributed_uj > 0.9 * 30 * (150 - 118) * 1e6

@@ -171,6 +171,9 @@ def test_many_assignments_are_drawn_and_agree_with_all_of_them() -> None:
     assert wide is not None
     assert wide.p == pytest.approx(exact.p, abs=0.1)
     assert chance(differences, designed(16, stratum=16), 4000) == wide, "the seed decides"
+    long = chance(dict.fromkeys(range(2500), 0.1), designed(2500), 10_000)
+    assert long is not None
+    assert long.assignments == 1_000, "of many pairs fewer, or a proxy reckons for seconds after every block"
 
 
 def test_a_slow_treatment_trips_its_guardrail_and_only_that() -> None:

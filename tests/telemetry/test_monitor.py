@@ -41,6 +41,13 @@ def test_nothing_counted_is_lost_after_the_first_step(increments: list[int]) -> 
     assert all(before.end_s == after.start_s for before, after in pairwise(found))
 
 
+def test_an_interval_is_busy_if_any_look_within_it_was() -> None:
+    looks = [(0.0, 0, None), (0.1, 1, False), (0.2, 1, True), (0.3, 2, False), (0.4, 2, False), (0.5, 3, False)]
+    steps = Steps()
+    found = [i for at, uj, busy in looks for i in steps.observe([Reading("gpu", uj, at, Source.COUNTER, busy=busy)])]
+    assert [interval.busy for interval in found] == [True, False]
+
+
 def test_a_counter_that_goes_back_begins_anew(caplog: pytest.LogCaptureFixture) -> None:
     steps = Steps()
     found = intervals(steps, (0.0, 5), (0.1, 6), (0.2, 8), (0.3, 1), (0.4, 4))
@@ -129,3 +136,15 @@ def test_the_thread_reads_publishes_and_survives_a_lost_meter(caplog: pytest.Log
     assert (state.counted_uj, state.stepped_at_s) == (3, pytest.approx(0.35))
     assert meter.closed
     assert caplog.text.count("cannot be read") == 1
+
+
+def test_a_device_that_nobody_can_ask_any_more_is_frozen() -> None:
+    now_s = 0.4
+    monitor = Monitor(ScriptedMeter([1, 2, 3, 5]), 0.1, clock=lambda: now_s)
+    for _ in range(10):
+        monitor.poll()
+    assert not monitor.seen().devices["gpu"].frozen
+    now_s = 3.0
+    assert monitor.lost
+    assert monitor.seen().devices["gpu"].frozen
+    assert not monitor.latest.devices["gpu"].frozen, "as it was when it was read"

@@ -43,6 +43,18 @@ def test_without_a_counter_it_is_power_in_steps_of_a_tenth_of_a_second() -> None
     assert 7 <= len({r.energy_uj for r in readings}) <= 11
 
 
+def test_whether_anybody_computes_is_told_where_the_driver_tells() -> None:
+    clock, library = Clock(), FakeNvml(utilization={"GPU-a": 0})
+    meter = NvmlMeter(library=library, clock=clock)
+    seen = []
+    for per_cent in (0, 4, 80, 0):
+        library.utilization["GPU-a"] = per_cent
+        clock.now_s += 0.11
+        seen.append({reading.device: reading.busy for reading in meter.read()})
+    assert [one["GPU-a"] for one in seen] == [False, False, True, False]
+    assert {one["GPU-b"] for one in seen} == {None}
+
+
 def test_a_frozen_counter_is_bridged() -> None:
     clock = Clock()
     library = FakeNvml({"GPU-a": 5_000}, {"GPU-a": 100_000}, step_mj=0)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from threading import get_ident
 from typing import Any
 
 import pytest
 
 from telemetry import names, tally
+from telemetry.gauges import Gauges
 from telemetry.names import Name
 from telemetry.otel import Telemetry
 from telemetry.snapshot import Source
@@ -178,6 +181,26 @@ def test_beyond_the_limit_everything_is_one_series(monkeypatch: pytest.MonkeyPat
     assert value(seen, count, server_address="a") == 2
     assert value(seen, count, otel_metric_overflow="true") == 2
     assert value(seen, "paceline_release_count_total", otel_metric_overflow="true") == 2
+
+
+def test_what_was_looked_at_in_one_thread_is_told_in_others_whole_each_time() -> None:
+    readers = []
+
+    def read() -> Gauges:
+        readers.append(get_ident())
+        return METERED
+
+    running = Telemetry.start(read, {})
+    try:
+        running.request_ended(entry())
+        whole = {line for line in running.render()[0].splitlines() if not line.startswith(b"paceline_meter_age")}
+        looked = running.look()
+        with ThreadPoolExecutor(4) as threads:
+            bodies = [body for body, _ in threads.map(lambda _: running.render("", looked), range(8))]
+    finally:
+        running.shutdown()
+    assert all(whole <= set(body.splitlines()) for body in bodies)
+    assert set(readers) == {get_ident()}
 
 
 def test_a_disabled_sdk_says_nothing_and_breaks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

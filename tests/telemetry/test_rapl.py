@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
+from telemetry import rapl
 from telemetry.meter import MeterUnavailable
 from telemetry.rapl import RaplMeter
 from telemetry.snapshot import Hardware, Source
@@ -25,6 +26,19 @@ def test_packages_and_memory_and_nothing_twice(tmp_path: Path) -> None:
         ("memory:package-1", 6_000, Hardware.MEMORY),
     ]
     assert all(r.source is Source.COUNTER and r.edge_s is not None for r in readings)
+
+
+def test_a_container_reads_what_is_mounted_of_the_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in sysfs: links beside each other, to folders elsewhere; what the engine hides at the usual place is empty."""
+    zones = powercap(tmp_path / "host/sys/devices/virtual/powercap")
+    shown, hidden = tmp_path / "host/sys/class/powercap", tmp_path / "sys/class/powercap"
+    for folder in (shown, hidden):
+        folder.mkdir(parents=True)
+    monkeypatch.setattr(rapl, "HOSTS", shown)
+    monkeypatch.setattr(rapl, "POWERCAP", hidden)
+    for zone in zones.iterdir():
+        (shown / zone.name).symlink_to(f"../../devices/virtual/powercap/{zone.name}")
+    assert len(RaplMeter().read()) == 4
 
 
 def test_a_counter_goes_on_after_its_end(tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ function numbers(frame) {
 
 function power_note(energy) {
   const frozen = energy.domains.flatMap((domain) => domain.frozen);
-  if (frozen.length) return `the counter of ${frozen.join(", ")} stands still`;
+  if (frozen.length) return `without ${frozen.join(", ")}: no news of ${frozen.length === 1 ? "its counter" : "their counters"}`;
   const host = energy.host_power_w !== null && energy.power_w !== null ? `, hosts ${whole(energy.host_power_w)} W` : "";
   return `${source(energy.source)}${host}`;
 }
