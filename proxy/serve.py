@@ -18,7 +18,7 @@ import click
 from proxy import certificates, guard, logs
 from proxy.admin import create_admin
 from proxy.app import App, create_app
-from proxy.config import Config, MeterName
+from proxy.config import Config, MeterName, Named
 from proxy.dialects import DIALECTS
 from proxy.keys import secrets_of
 from proxy.listen import CannotListen, Server, address, http_server, listen, said_already
@@ -64,7 +64,7 @@ def command(file: Path | None, check: bool, **options: Any) -> None:
         click.echo(f"the configuration has errors:\n{error}", err=True)
         sys.exit(2)
     if check:
-        click.echo(f"the configuration is good: {config.strategy().describe()}")
+        click.echo(f"the configuration is good: {_in_words(config)}")
         for doubt in guard.doubts(config):
             click.echo(f"warning: {doubt}", err=True)
         return
@@ -74,6 +74,16 @@ def command(file: Path | None, check: bool, **options: Any) -> None:
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve(config, read, json))
+
+
+def _in_words(config: Config) -> str:
+    """The strategy, with those parameters that have a value."""
+    words = []
+    for kind, told in config.strategy().describe().items():
+        one = Named.model_validate(told)
+        params = (f"{key}={value}" for key, value in one.params.items() if value is not None)
+        words.append(" ".join((kind, one.name, *params)))
+    return ", ".join(words)
 
 
 def _flags(options: dict[str, Any]) -> dict[str, Any]:

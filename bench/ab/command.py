@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich.console import Console
 from rich.live import Live
 
 from bench.ab import terminal
@@ -18,7 +19,7 @@ from bench.ab.demo import demo
 from bench.ab.document import Document
 from bench.ab.errors import errors
 from bench.ab.folder import read
-from bench.ab.planning import planned
+from bench.ab.planning import Planned, planned
 from proxy.admin_address import AdminAddress, admin_option
 from telemetry.pairs import METRICS
 
@@ -65,6 +66,11 @@ def start(name: str, admin: AdminAddress, only_plan: bool, forecast: bool, as_js
     """
     with errors(), Client(admin) as client:
         asked = _asked(name, client, given)
+        if asked["control"] == asked["treatment"] and given["treatment"].strip():
+            raise click.UsageError(
+                f"both arms would be {Planned.arm(asked['control'])}, which is in force: --control names what it shall be "
+                "compared with; --treatment '' begins an A/A test"
+            )
         told = client.plan(asked)  # what is refused is refused before anything takes time
         if forecast:
             click.echo("looking at former experiments, or simulating: some seconds (--no-forecast does not)", err=True)
@@ -115,6 +121,9 @@ def status(name: str | None, admin: AdminAddress, watch: bool, as_json: bool) ->
         if not watch:
             console.print(terminal.status(document))
             return
+        if not console.is_terminal:
+            _watch_in_lines(client, document, console)
+            return
         with Live(terminal.status(document), console=console, auto_refresh=False) as live:
             while document.running:
                 time.sleep(LOOKS_EVERY_S)
@@ -123,6 +132,22 @@ def status(name: str | None, admin: AdminAddress, watch: bool, as_json: bool) ->
                 except NotReached as error:  # it is being restarted, say; the experiment goes on with it
                     silent = str(error)
                 live.update(terminal.status(document, silent=silent), refresh=True)
+
+
+def _watch_in_lines(client: Client, document: Document, console: Console) -> None:
+    """For a log: all of it whenever a block has been told, and at the end."""
+    told = -1
+    while True:
+        if len(document.blocks) != told or not document.running:
+            told = len(document.blocks)
+            console.print(terminal.status(document))
+        if not document.running:
+            return
+        time.sleep(LOOKS_EVERY_S)
+        try:
+            document = client.get(document.name)
+        except NotReached as error:
+            click.echo(str(error), err=True)
 
 
 @command.command("list", short_help="all experiments of a proxy")

@@ -189,7 +189,7 @@ def began_unix_s(told: Mapping[str, Any]) -> float:
 
 def named(told: Mapping[str, Any]) -> str:
     """A policy or a placement with its parameters, as it is written on a command line."""
-    params = told.get("params") or {}
+    params = {key: value for key, value in (told.get("params") or {}).items() if value is not None}
     return " ".join((told["name"], *(f"{key}={_value(value)}" for key, value in params.items())))
 
 

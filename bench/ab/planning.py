@@ -13,8 +13,10 @@ from bench.ab.document import Document, named
 from bench.ab.forecast import POWER, Forecast, Unknown, forecast
 from policies.strategy import UnknownStrategy
 from telemetry.design import Design
+from telemetry.sequential import fewest
 
 TENTH = 0.1
+ALPHA = 0.05  # the proxy's own, where nothing is asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +38,17 @@ class Planned:
     def same_arms(self) -> bool:
         return bool(self.asked["control"] == self.asked["treatment"])
 
+    @staticmethod
+    def arm(asked: Mapping[str, Any]) -> str:
+        """An arm, as it is written on a command line."""
+        return f"{named(asked['policy'])} / {named(asked['placement'])}"
+
     def lines(self) -> list[str]:
         """In words."""
         return [self._arms(), *self._lengths(), *self._expected(), *self._hint()]
 
     def _arms(self) -> str:
-        control, treatment = (f"{named(self.asked[a]['policy'])} / {named(self.asked[a]['placement'])}" for a in _ARMS)
+        control, treatment = (self.arm(self.asked[arm]) for arm in _ARMS)
         if self.same_arms:
             return f"A/A test: both arms are {control}. Whatever difference it shows is chance, or a fault."
         return f"control: {control}; treatment: {treatment}"
@@ -55,6 +62,14 @@ class Planned:
         return [f"{whole}, until {ends}; without the burn-in of {design.burn_in_s:g} s, {share:.0%} of that is analysed"]
 
     def _expected(self) -> list[str]:
+        return [*self._too_few(), *self._foreseen()]
+
+    def _too_few(self) -> list[str]:
+        least = fewest(self.asked.get("alpha", ALPHA))
+        few = self.design.pairs < least
+        return [f"there is no interval before pair {least}, so this shows nothing, whatever it finds"] if few else []
+
+    def _foreseen(self) -> list[str]:
         if self.forecast is None:
             return []
         if isinstance(self.forecast, Unknown):

@@ -19,6 +19,8 @@ VERDICTS = {
 }
 JUDGED = {"holds": "holds", "open": "not known yet", "tripped": "tripped", "unknown": "nothing tells it"}
 
+LEAST_COUNTED = 2.5  # the order that was, and the one that is its mirror
+
 
 def per_unit(metric: str) -> str:
     return UNITS.get(metric, metric)
@@ -101,7 +103,8 @@ def lines_of_look_once(document: Document) -> Iterator[str]:
         yield f"adjusted for {', '.join(found.adjusted_by).replace('_', ' ')}: {once(found.adjusted)}"
     if found.chance is not None:
         of = f"{'all' if found.chance.exact else 'drawn'} {found.chance.assignments:,} orders of blocks"
-        yield f"randomisation test over {of}: p = {found.chance.p:.3g}"
+        least = found.chance.exact and found.chance.p * found.chance.assignments < LEAST_COUNTED
+        yield f"randomisation test over {of}: p = {found.chance.p:.3g}{', as little as so few can show' if least else ''}"
     if found.effective_pairs is not None and found.lag_1 is not None:
         yield f"{found.pairs} pairs are worth {found.effective_pairs:.0f} independent ones (lag 1: {found.lag_1:+.2f})"
     if found.detectable is not None:

@@ -554,6 +554,21 @@ async def test_what_is_refused_is_refused_before_anything_is_simulated(finished:
     assert made.asked[-1] == "/experiments/plan"
 
 
+async def test_an_a_a_test_that_nobody_asked_for_does_not_begin(finished: Document) -> None:
+    with admin(finished, plan=(500, {"detail": "not to be asked"})) as (url, made):
+        refused = await cli("start", "x", "--admin", url, "--treatment", "passthrough", status=2)
+    assert "both arms would be passthrough / spread" in refused.output
+    assert "--treatment ''" in refused.output
+    assert "/experiments/plan" not in made.asked
+
+
+def test_so_few_pairs_that_there_is_no_interval_are_told() -> None:
+    asked = {"control": STRAIGHT, "treatment": SPAN}
+    few, enough = (Planned(asked, Design(BEGAN, 60.0, 15.0, pairs), None).lines() for pairs in (5, 6))
+    assert any("no interval before pair 6" in line for line in few)
+    assert not any("no interval" in line for line in enough)
+
+
 async def test_what_is_in_force_is_that_of_the_group(finished: Document) -> None:
     with admin(replace(finished, group="b")) as (url, made), Client(url) as client:
         assert client.in_force("b") == finished.arms[CONTROL] | {"name": "control"}
@@ -589,6 +604,7 @@ async def test_watching_goes_on_while_the_proxy_is_away(finished: Document) -> N
     assert not watching.done()
     with admin(finished, port, looks=0):
         told = (await watching).output
+    assert "running, block 4" in told, "into a file it is told at once, too"
     assert "all blocks are over" in told
 
 
