@@ -337,7 +337,13 @@ def test_temperatures_are_those_that_devices_tell() -> None:
 
 
 class Warm:
-    """A meter that tells temperatures."""
+    """A meter that tells temperatures, too."""
+
+    def __init__(self, meter: Meter) -> None:
+        self._meter = meter
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._meter, name)
 
     def temperatures(self) -> dict[str, float]:
         return {"a": 40.0, "b": 50.0}
@@ -349,7 +355,7 @@ async def test_a_blocks_temperature_is_the_mean_of_its_devices() -> None:
         devices = Devices(running.app.energy, running.app.fleet.default)
         assert await devices.temperature_c() is None  # simulated engines tell none
         for domain in devices.domains:
-            domain.monitor.meter, meter = cast(Meter, Warm()), domain.monitor.meter
+            domain.monitor.meter, meter = cast(Meter, Warm(domain.monitor.meter)), domain.monitor.meter
             assert await devices.temperature_c() == 45.0
             domain.monitor.meter = meter
 
