@@ -15,14 +15,13 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict
 
-from policies.base import Outcome, ServerView
+from policies.base import Outcome
 from policies.strategy import UnknownStrategy, build
 from proxy import shadow_report
 from proxy.app import App
 from proxy.breaker import Circuit
 from proxy.config import Config, Named
 from proxy.experiments.routes import create_routes
-from proxy.fleet import Pool
 from proxy.guard import Guard
 from proxy.live.events import create_live
 from proxy.live.page import create_page
@@ -187,7 +186,7 @@ def describe(app: App) -> dict[str, Any]:
             "ready": fleet.sum(lambda room: room.ready),
             "in_flight": fleet.sum(lambda room: room.in_flight),
         },
-        "servers": [_server(pool, view) for pool in fleet.pools.values() for view in pool.scheduler.room.server_views()],
+        "servers": [pool.describe(view) for pool in fleet.pools.values() for view in pool.scheduler.room.server_views()],
         "admitted": sum(scheduler.admitted for scheduler in schedulers),
         "outcomes": {str(outcome): sum(scheduler.outcomes[outcome] for scheduler in schedulers) for outcome in Outcome},
         "shared": app.experiments.shared.describe() if app.experiments.shared is not None else None,
@@ -239,20 +238,3 @@ def _energy_state(app: App, entry: Entry) -> str:
 
 def _version(app: App) -> dict[str, Any]:
     return {"generation": app.generation, "digest": app.config.digest()}
-
-
-def _server(pool: Pool, view: ServerView) -> dict[str, Any]:
-    server = pool.servers[view.name]
-    return {
-        "name": view.name,
-        "group": pool.name,
-        "dialect": server.dialect.name if server.dialect is not None else None,
-        "model": server.found.model if server.found is not None else None,
-        "in_flight": view.in_flight,
-        "tokens": view.tokens,
-        "slots": view.slots,
-        "healthy": view.healthy,
-        "state": view.state.value,
-        "circuit": server.breaker.circuit.value,
-        "connections": server.client.connections,
-    }

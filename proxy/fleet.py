@@ -8,10 +8,11 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import httpx
 
-from policies.base import ServerState
+from policies.base import ServerState, ServerView
 from policies.room import Room
 from policies.strategy import Strategy
 from proxy.breaker import Breaker, Circuit
@@ -139,6 +140,23 @@ class Pool:
         """Whether a server can work at once, as far as is known."""
         views = self.scheduler.room.server_views()
         return next((view.state for view in views if view.name == name), ServerState.AWAKE)
+
+    def describe(self, view: ServerView) -> dict[str, Any]:
+        """What is told of one of its servers."""
+        server = self.servers[view.name]
+        return {
+            "name": view.name,
+            "group": self.name,
+            "dialect": server.dialect.name if server.dialect is not None else None,
+            "model": server.found.model if server.found is not None else None,
+            "in_flight": view.in_flight,
+            "tokens": view.tokens,
+            "slots": view.slots,
+            "healthy": view.healthy,
+            "state": view.state.value,
+            "circuit": server.breaker.circuit.value,
+            "connections": server.client.connections,
+        }
 
     def add(self, server: Server) -> None:
         self.servers[server.name] = server

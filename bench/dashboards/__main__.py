@@ -1,4 +1,4 @@
-"""Writes the dashboards: `python -m bench.dashboards`; `--draw DIR` also draws them from a Paceline that runs for a minute."""
+"""Writes the dashboards: `python -m bench.dashboards`; `--draw DIR` draws them, of a Paceline that it runs, or of yours."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from bench.dashboards.files import FOLDER, dashboards
 @click.command()
 @click.option("--draw", type=click.Path(path_type=Path), help="Folder for a picture of each, by matplotlib: not Grafana's.")
 @click.option("--prometheus", default="prometheus", show_default=True, help="The program, for --draw.")
-def main(draw: Path | None, prometheus: str) -> None:
+@click.option("--from", "url", metavar="URL", help="Draw what this Prometheus has of the last --minutes, and run nothing.")
+@click.option("--minutes", type=click.FloatRange(min=1), default=15.0, show_default=True)
+def main(draw: Path | None, prometheus: str, url: str | None, minutes: float) -> None:
     """Write charts/paceline/dashboards/*.json from bench/dashboards."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     for name, text in dashboards().items():
         (FOLDER / f"{name}.json").write_text(text)
         click.echo(f"wrote {FOLDER.name}/{name}.json")
     if draw is not None:
-        from bench.dashboards.sheet import draw_all  # matplotlib
+        from bench.dashboards.sheet import draw_all, draw_latest  # matplotlib
 
-        draw_all(draw, prometheus)
+        draw_all(draw, prometheus) if url is None else draw_latest(url, draw, minutes * 60)
 
 
 if __name__ == "__main__":

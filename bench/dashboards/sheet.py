@@ -6,6 +6,7 @@ import asyncio
 import tempfile
 import time
 from collections.abc import Mapping
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from bench.dashboards.stage import LASTS_S, staged
 
 INCHES = 0.62  # of one of Grafana's 24 columns
 ROW_INCHES = 0.34  # of one of its rows
-NOTE = "drawn by Paceline from a real Prometheus's answers, not by Grafana; all joules simulated"
+NOTE = "drawn by Paceline from a Prometheus's answers, not by Grafana; sources of joules are in the legends"
 
 
 def draw_all(folder: Path, program: str) -> None:
@@ -29,6 +30,13 @@ def draw_all(folder: Path, program: str) -> None:
     asyncio.run(_draw_all(folder, program))
 
 
+def draw_latest(url: str, folder: Path, seconds: float) -> None:
+    """The same of what a Prometheus that runs has seen lately."""
+    matplotlib.use("Agg")
+    folder.mkdir(parents=True, exist_ok=True)
+    draw_from(url, folder, seconds)
+
+
 async def _draw_all(folder: Path, program: str) -> None:
     print(f"a Paceline runs for {LASTS_S:.0f} s and some more ...", flush=True)
     with tempfile.TemporaryDirectory() as kept:
@@ -36,10 +44,10 @@ async def _draw_all(folder: Path, program: str) -> None:
             await asyncio.to_thread(draw_from, url, folder)
 
 
-def draw_from(url: str, folder: Path) -> None:
-    """All dashboards, of all that this Prometheus has seen."""
+def draw_from(url: str, folder: Path, seconds: float = inf) -> None:
+    """All dashboards, of what this Prometheus has seen in the last seconds."""
     with Prometheus(url) as prometheus:
-        times = Times(prometheus.first_s(JOB), time.time())
+        times = Times(max(prometheus.first_s(JOB), time.time() - seconds), time.time())
         for name, text in dashboards().items():
             draw(read(text), prometheus, times, folder / f"{name}.png")
             print(f"drew {folder / name}.png", flush=True)

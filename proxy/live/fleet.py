@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from policies.base import ServerView
 from proxy.app import App
 from proxy.energy import Energy
-from proxy.fleet import Pool
 from proxy.live.history import History
 from proxy.live.recent import Group, Recent
 from telemetry.snapshot import Scope
@@ -19,28 +17,12 @@ def servers(app: App, history: History) -> list[dict[str, Any]]:
     """Each server; its watts only where its devices serve nobody else, else they are not its own."""
     alone = _alone(app.energy, history) if app.energy is not None else {}
     views = [(pool, view) for pool in app.fleet.pools.values() for view in pool.scheduler.room.server_views()]
-    return [_server(pool, view, alone) for pool, view in views[:MOST_SERVERS]]
+    return [pool.describe(view) | {"power_w": alone.get(view.name)} for pool, view in views[:MOST_SERVERS]]
 
 
 def _alone(energy: Energy, history: History) -> dict[str, float | None]:
     """Watts of the servers whose domain has no other."""
     return {domain.upstreams[0]: history.watts(domain, Scope.GPU) for domain in energy.domains if len(domain.upstreams) == 1}
-
-
-def _server(pool: Pool, view: ServerView, alone: dict[str, float | None]) -> dict[str, Any]:
-    server = pool.servers[view.name]
-    return {
-        "name": view.name,
-        "group": pool.name,
-        "dialect": server.dialect.name if server.dialect is not None else None,
-        "model": server.found.model if server.found is not None else None,
-        "in_flight": view.in_flight,
-        "slots": view.slots,
-        "healthy": view.healthy,
-        "circuit": server.breaker.circuit,
-        "state": view.state,
-        "power_w": alone.get(view.name),
-    }
 
 
 def groups(recent: Recent, now_s: float) -> list[dict[str, Any]]:

@@ -33,7 +33,19 @@ def ab(*words: str) -> Any:
 async def start(running: Running, *words: str) -> Any:
     lengths = ("--block", "1.5", "--burn-in", "0.4", "--pairs", "2", "--seed", "1", "--no-forecast")
     guards = [f"--guardrail={name}=off" for name in ("ttft_p95", "tpot_p95", "errors", "late")]
-    asked = ("start", "try", "--admin", running.admin_url, "--treatment", "span", *lengths, *guards, *words)
+    asked = (
+        "start",
+        "try",
+        "--admin",
+        running.admin_url,
+        "--control",
+        "passthrough",
+        "--treatment",
+        "span",
+        *lengths,
+        *guards,
+        *words,
+    )
     return await asyncio.to_thread(ab, *asked)
 
 
@@ -134,7 +146,8 @@ async def test_who_goes_to_the_other_side_costs_the_block_and_nobody_a_request()
         told = await until(running.admin, "gone", "finished")
         log = await log_of(running.admin, "gone")
     assert ids
-    assert [block["complete"] for block in told["blocks"]] == [False, True, True, True]
+    assert [block["energy_j"] is None for block in told["blocks"]] == [True, False, False, False]
+    assert all(block["complete"] for block in told["blocks"]), "guardrails look at it all the same"
     assert [block["errors"] for block in told["blocks"]] == [0, 0, 0, 0]
     [why] = [why for _, why in ended(log) if why]
     assert "requests went to the other side's servers" in why
