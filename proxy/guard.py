@@ -88,7 +88,7 @@ class Rules:
         """
         if path in OPEN and method in READS:
             return None
-        if self.local and not self._known(headers.get(b"host", b"").decode("latin-1")):
+        if (self.local or self.hosts) and not self._known(headers.get(b"host", b"").decode("latin-1")):
             return Refused(403, "this admin port is asked for by a name that is not its own; admin.hosts allows more")
         if method in READS:
             if _embeds(headers):

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from threading import Lock
+from threading import Lock, Thread
 from typing import Any
 from uuid import uuid4
 
@@ -119,10 +119,15 @@ class Telemetry:
         return body, openmetrics.CONTENT_TYPE_LATEST
 
     def shutdown(self) -> None:
-        """Push what is left, and stop. It may block for seconds."""
+        """Push what is left, and stop. It may block for seconds; metrics and traces, whose collectors may differ, do not wait
+        for each other.
+        """
+        spans = Thread(target=self._spans.shutdown, daemon=True) if self._spans is not None else None
+        if spans is not None:
+            spans.start()
         self._meters.shutdown()
-        if self._spans is not None:
-            self._spans.shutdown()
+        if spans is not None:
+            spans.join()
 
     # --- what happens -------------------------------------------------------------------------------------------
 

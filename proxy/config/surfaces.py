@@ -44,7 +44,8 @@ class Admin(Section):
     )
     hosts: tuple[Annotated[str, AfterValidator(_name)], ...] = Field(
         (),
-        description="names, besides this machine's own, by which an admin port on loopback may be asked: a reverse proxy's",
+        description="names, besides this machine's own and addresses, by which the admin port may be asked (a reverse proxy's, "
+        "a container's); none: on loopback no others, elsewhere any",
     )
     tls: Tls = Tls()
 

@@ -97,6 +97,10 @@ def test_a_name_that_was_rebound_to_this_machine_is_not_ours(method: str) -> Non
     assert status(rules(), method, evil) == 403
     assert status(rules(token=True), method, evil | BEARER) == 403
     assert status(rules(**{"admin.hosts": ["paceline.example"]}), method, {"host": "PACELINE.example"}) == 200
+    published = {"admin_host": "0.0.0.0", "admin.hosts": ["proxy"]}  # a container's, published to its host's loopback
+    assert status(rules(token=True, **published), method, evil | BEARER) == 403
+    for host in ("proxy:9464", "127.0.0.1:9464", "localhost:9464", "10.1.2.3:9464"):
+        assert status(rules(token=True, **published), method, {"host": host} | BEARER) == 200
 
 
 @pytest.mark.parametrize(
