@@ -140,6 +140,10 @@ class Room:
 
     # --- what happens -------------------------------------------------------------------------------------------
 
+    def expects(self, tenant: str, model: str, most: int) -> float:
+        """Output tokens of a sequence, as its like had them: what `admit` fills in where it is not told."""
+        return self.lengths.expect(tenant, model, most)
+
     def admit(self, waiting: Waiting) -> bool:
         """Let a request in; False (`Outcome.REJECTED`) when the queue is full.
 
@@ -151,7 +155,7 @@ class Room:
         if len(self._held) + len(self._ready) >= self.queue_limit:
             return False
         if not waiting.expected_tokens:
-            expected = self.lengths.expect(waiting.tenant, waiting.model, waiting.max_new_tokens)
+            expected = self.expects(waiting.tenant, waiting.model, waiting.max_new_tokens)
             waiting = replace(waiting, expected_tokens=expected)
         if not waiting.again:  # else it has been seen
             slack_s = waiting.deadline - waiting.arrived_at

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 
 from policies.base import Outcome, Waiting
@@ -23,6 +23,8 @@ from proxy.scheduler import Refused
 from proxy.wire import ENERGY, ClientGone
 from telemetry.cost import StepModel
 from telemetry.ledger import Entry, Ledger
+
+NONE: frozenset[str] = frozenset()  # one for all: ten thousand may wait
 
 log = logging.getLogger("paceline.generation")
 
@@ -124,6 +126,7 @@ class Generation:
         objective = self.admission.objective_of(call.headers)
         tier = tier_of(ask, objective)
         slack = slack_s(ask, tier, call.path, call.headers, self.config.slack, self.model, call.tenant.slack_s)
+        tenant = self.admission.share_of(call.tenant, call.headers)
         return Waiting(
             id=entry.id,
             arrived_at=entry.arrived_at,
@@ -132,13 +135,14 @@ class Generation:
             max_new_tokens=ask.max_new_tokens,
             tier=tier,
             priority=PRIORITIES[tier] + call.tenant.priority + (objective.priority if objective is not None else 0),
-            tenant=self.admission.share_of(call.tenant, call.headers),
+            tenant=tenant,
             weight=call.tenant.weight,
             sequences=ask.sequences,
             server=self._kept(ask),
             model=ask.model,
             prefix=ask.prefix,
             session=session_of(ask, call.headers),
+            expected_tokens=call.pool.scheduler.room.expects(tenant, ask.model, ask.max_new_tokens),
         )
 
     async def _in_turn(self, call: Call, ask: Ask, entry: Entry) -> None:
@@ -151,7 +155,7 @@ class Generation:
         self.on_waiting(pool, entry, waiting)
         call.awaits_energy = call.headers.get(ENERGY, b"").lower() == b"wait"
         call.headers.clear()  # they are read; ten thousand may wait
-        not_reached: set[str] = set()
+        not_reached = NONE
         give_up_at = float("inf")
         while True:
             leaving = await self._turn(call, entry, waiting)
@@ -165,7 +169,7 @@ class Generation:
                 self._retry("unreachable")
             except NotReached as missed:
                 log.warning("request %s: %s", call.id, missed.error)
-                not_reached.add(leaving.server)
+                not_reached |= {leaving.server}
                 if waiting.server == leaving.server == self._kept(ask):
                     raise _unreachable(missed) from missed  # no other has what it continues
                 waiting = replace(waiting, server=_another(pool, not_reached, missed))
@@ -260,7 +264,7 @@ def _unreachable(missed: NotReached) -> Refusal:
     return Refusal(missed.error.status, "upstream", DID_NOT_ANSWER)
 
 
-def _another(pool: Pool, not_reached: set[str], missed: NotReached) -> str:
+def _another(pool: Pool, not_reached: Collection[str], missed: NotReached) -> str:
     """Which server to insist on, when the room might give one again that was not reached: none while others work.
 
     Raises:

@@ -11,6 +11,26 @@ KINDS = 1_000  # the latest that are remembered
 
 
 @dataclass(slots=True)
+class Seen:
+    """The latest lengths of one kind, with their sum and the largest, so that a request need not look at all of them."""
+
+    latest: deque[int]
+    total: int = 0
+    largest: int = 0
+
+    def saw(self, length: int) -> None:
+        gone = self.latest[0] if len(self.latest) == self.latest.maxlen else None
+        self.latest.append(length)
+        self.total += length - (gone or 0)
+        self.largest = max(self.latest) if gone == self.largest else max(self.largest, length)
+
+    def mean(self, most: int) -> float:
+        """No length counts for more than `most`."""
+        total = self.total if self.largest <= most else sum(min(length, most) for length in self.latest)
+        return total / len(self.latest)
+
+
+@dataclass(slots=True)
 class Lengths:
     """Expects of a request the mean of what its like has had, no answer longer than it may be.
 
@@ -19,13 +39,14 @@ class Lengths:
     """
 
     keep: int = KEEP
-    _seen: OrderedDict[tuple[str, ...], deque[int]] = field(default_factory=OrderedDict)
+    _seen: OrderedDict[tuple[str, ...], Seen] = field(default_factory=OrderedDict)
 
     def saw(self, tenant: str, model: str, output_tokens: int) -> None:
         """An answer ended of itself, with so many tokens a sequence."""
         for kind in ((tenant, model), (model,)):
-            lengths = self._seen.setdefault(kind, deque(maxlen=self.keep))
-            lengths.append(output_tokens)
+            if (seen := self._seen.get(kind)) is None:
+                seen = self._seen[kind] = Seen(deque(maxlen=self.keep))
+            seen.saw(output_tokens)
             self._seen.move_to_end(kind)
         while len(self._seen) > KINDS:
             self._seen.popitem(last=False)
@@ -33,7 +54,7 @@ class Lengths:
     def expect(self, tenant: str, model: str, most: int) -> float:
         """Output tokens of a sequence that may have `most`."""
         for kind in ((tenant, model), (model,)):
-            lengths = self._seen.get(kind, ())
-            if len(lengths) >= FEWEST:
-                return sum(min(length, most) for length in lengths) / len(lengths)
+            seen = self._seen.get(kind)
+            if seen is not None and len(seen.latest) >= FEWEST:
+                return seen.mean(most)
         return float(most)

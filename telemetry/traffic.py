@@ -47,6 +47,7 @@ class Arrivals:
     _prompt: float = 0.0
     _output: float = 0.0
     _slack: float = 0.0
+    _told: tuple[float, Traffic] = (-inf, UNKNOWN_TRAFFIC)  # several ask at one instant
 
     def saw(self, at: float, prompt_tokens: float, output_tokens: float, slack_s: float) -> None:
         """One arrival at `at`, monotonic seconds."""
@@ -59,9 +60,15 @@ class Arrivals:
         self._prompt = self._prompt * fade + prompt_tokens
         self._output = self._output * fade + output_tokens
         self._slack = self._slack * fade + (slack_s if flexible else 0.0)
+        self._told = (-inf, UNKNOWN_TRAFFIC)
 
     def at(self, now: float) -> Traffic:
         """What can be told at `now`; unknown while there is little to tell from."""
+        if self._told[0] != now:
+            self._told = now, self._reckon(now)
+        return self._told[1]
+
+    def _reckon(self, now: float) -> Traffic:
         fade = self._fade(now)
         weight = self._weight * fade
         watched = now - self._since
