@@ -26,6 +26,7 @@ FOREIGN = (
     "{0.watts:.0f} W, from the profile: it draws {0.quiet_w:.0f} W while none of our requests run. Somebody uses it past this "
     "proxy, whose joules are unattributed, or the profile is another card's (`paceline calibrate`)"
 )
+LEAST = "{0.watts:.1f} W, the least of the last minutes: of late it draws {0.quiet_w:.0f} W while none of our requests run"
 AGAIN_S = 30.0  # between looks, once it runs
 
 
@@ -50,11 +51,14 @@ class Check:
     found: str
 
 
+def _badness(check: Check) -> int:
+    return list(Verdict).index(check.verdict)
+
+
 def selftest(energy: Energy | None, model: StepModel, now: float) -> dict[str, Any]:
     """All checks, and the worst of their verdicts."""
     checks = list(_checks(energy, model, now))
-    worst = max((check.verdict for check in checks), key=list(Verdict).index)
-    return {"verdict": worst, "checks": [asdict(check) for check in checks]}
+    return {"verdict": max(checks, key=_badness).verdict, "checks": [asdict(check) for check in checks]}
 
 
 async def watch(energy: Energy, model: StepModel) -> None:
@@ -67,9 +71,12 @@ async def watch(energy: Energy, model: StepModel) -> None:
 
 
 def _told(checks: Iterable[Check], known: Mapping[str, Verdict]) -> dict[str, Verdict]:
-    """Log those whose verdict is another than is known."""
-    found = {}
+    """Log those whose verdict is another than is known. Of several of one name (a domain's devices) the worst is told."""
+    worst: dict[str, Check] = {}
     for check in checks:
+        worst[check.name] = max(worst.get(check.name, check), check, key=_badness)
+    found = {}
+    for check in worst.values():
         found[check.name] = check.verdict
         bad, was_bad = check.verdict in BAD, known.get(check.name) in BAD
         if check.verdict is not known.get(check.name) and (bad or was_bad):
@@ -127,7 +134,7 @@ def _meter(domain: MeteredDomain) -> Check:
 
 def _device(domain: MeteredDomain, state: DeviceState, now: float) -> Check:
     age_s, name = now - state.stepped_at_s, f"counter of {state.device}"
-    if state.frozen or age_s > domain.monitor.meter.rhythm.frozen_after_s:
+    if state.frozen or age_s > domain.monitor.silent_after_s:
         return Check(name, Verdict.FAILED, f"it has not moved for {age_s:.1f} s")
     if state.source is Source.POWER_INTEGRAL:
         return Check(name, Verdict.WARNING, "it is missing or broken: power is added up instead")
@@ -175,6 +182,9 @@ def _idle(domain: MeteredDomain, account: Account, model: StepModel) -> Iterator
         name = f"idle power of {domain.name}"
         if power.basis == "foreign":
             yield Check(name, Verdict.WARNING, FOREIGN.format(power))
+            continue
+        if power.basis == "least":
+            yield Check(name, Verdict.UNKNOWN, LEAST.format(power))
             continue
         if power.basis != "learnt":
             yield Check(name, Verdict.UNKNOWN, f"{power.watts:.0f} W, from the profile: nobody was ever away for long enough")

@@ -57,6 +57,7 @@ class _Device:
     quiet: deque[Interval] = field(default_factory=lambda: deque(maxlen=QUIET_INTERVALS))
     least: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=LEAST_MINUTES))  # idle watts, minute by minute
     foreign_w: float = 0.0  # in the latest interval in which somebody computed there, and nobody of ours
+    foreign_at: float = -inf  # its end
     owed_j: float = 0.0  # that quiet intervals lacked of idle energy, for their edges are not exactly known
     counted_uj: int = 0  # all intervals that were handed in and settled
     fractions: dict[str, float] = field(default_factory=dict)  # who had which part of the latest interval's active energy
@@ -241,10 +242,9 @@ class Account:
         """An interval in which nobody was there, and nobody shortly before, tells idle power."""
         if any(t.joined < interval.end_s and t.left > interval.start_s for t in timelines):
             self._last_busy = max(self._last_busy, interval.end_s)
-        elif interval.start_s >= self._last_busy + CALM_S:
-            if interval.busy:
-                device.foreign_w = interval.power_w
-                return
+        elif interval.busy and interval.start_s >= self._last_busy + CALM_S:
+            device.foreign_w, device.foreign_at = interval.power_w, interval.end_s
+        elif interval.start_s >= max(self._last_busy, device.foreign_at) + CALM_S:
             device.quiet.append(interval)
             if len(device.quiet) >= 5:
                 self._note(device, int(interval.end_s // 60), median(quiet.power_w for quiet in device.quiet))
@@ -268,7 +268,8 @@ class Account:
         if self.scope is Scope.GPU and min(watts, least_w) > FOREIGN * self.model.idle_power_w:
             return self._seed(watts)
         if watts > NEIGHBOUR * max(least_w, self.model.idle_power_w / self._device_count * (self.scope is Scope.GPU)):
-            return IdlePower(least_w, "least", error_w=max(LEARNT_ERROR * least_w, min(spread_w, watts - least_w)))
+            error_w = max(LEARNT_ERROR * least_w, min(spread_w, watts - least_w))
+            return IdlePower(least_w, "least", error_w=error_w, quiet_w=watts)
         return IdlePower(watts, "learnt", sum(interval.seconds for interval in device.quiet), error_w)
 
     def _seed(self, foreign_w: float) -> IdlePower:

@@ -135,5 +135,12 @@ def _start(interval: Interval, energy_uj: int) -> Reading:
 
 def _end(interval: Interval, energy_uj: int, integral_uj: int | None) -> Reading:
     return Reading(
-        interval.device, energy_uj, interval.end_s, interval.source, interval.hardware, interval.end_edge_s, integral_uj
+        interval.device,
+        energy_uj,
+        interval.end_s,
+        interval.source,
+        interval.hardware,
+        interval.end_edge_s,
+        integral_uj,
+        interval.busy,
     )

@@ -157,9 +157,14 @@ class Monitor:
         """The meter could not be read when it was last tried."""
         return self._lost
 
+    @property
+    def silent_after_s(self) -> float:
+        """A device whose latest step is older is frozen. Whoever is told to look seldom finds its steps as seldom."""
+        return self.meter.rhythm.frozen_after_s + 2 * self.poll_s
+
     def seen(self) -> Snapshot:
         """The latest, as old as it is now: a device that nobody could ask for too long is said to be frozen, too."""
-        alive_s = self.clock() - self.meter.rhythm.frozen_after_s
+        alive_s = self.clock() - self.silent_after_s
         states = self.latest.devices.items()
         devices = {name: state if state.stepped_at_s > alive_s else replace(state, frozen=True) for name, state in states}
         return Snapshot(self.latest.taken_at_s, devices)

@@ -24,6 +24,7 @@ def as_json(reading: Reading) -> dict[str, Any]:
         "hardware": reading.hardware.value,
         "edge_s": reading.edge_s,
         "integral_uj": reading.integral_uj,
+        "busy": reading.busy,
     }
 
 
@@ -33,7 +34,7 @@ def from_json(told: Mapping[str, Any]) -> Reading:
     Raises:
         ValueError: it is none. (Also KeyError and TypeError.)
     """
-    edge_s, integral_uj = told.get("edge_s"), told.get("integral_uj")
+    edge_s, integral_uj, busy = told.get("edge_s"), told.get("integral_uj"), told.get("busy")
     return Reading(
         device=str(told["device"]),
         energy_uj=int(told["energy_uj"]),
@@ -42,6 +43,7 @@ def from_json(told: Mapping[str, Any]) -> Reading:
         hardware=Hardware(told["hardware"]),
         edge_s=float(edge_s) if edge_s is not None else None,
         integral_uj=int(integral_uj) if integral_uj is not None else None,
+        busy=bool(busy) if busy is not None else None,
     )
 
 

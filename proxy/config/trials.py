@@ -39,7 +39,7 @@ class Shadow(Section):
     gain: bool = Field(True, description="reckon what the strategy in force saves (`paceline.energy.saved`, modelled)")
     strategies: tuple[ShadowStrategy, ...] = Field((), description="tables; see [shadow.strategies](#shadowstrategies)")
     share: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.05, description="most of one core that this may take; what it cannot keep up with is left out, and counted"
+        0.02, description="most of one core that this may take; what it cannot keep up with is left out, and counted"
     )
     lag_s: Some = Field(
         60.0,

@@ -131,7 +131,8 @@ class History:
         if now.frozen:
             return None
         before = self.samples[-1].devices.get(device) if self.samples else None
-        if before is not None and now.stepped_at_s > before.stepped_at_s:
+        # what was drawn before its first step is not counted
+        if before is not None and before.counted_uj and now.stepped_at_s > before.stepped_at_s:
             return (now.counted_uj - before.counted_uj) / 1e6 / (now.stepped_at_s - before.stepped_at_s)
         return now.power_w if now.counted_uj else None  # a slow meter: as it was over its latest interval
 

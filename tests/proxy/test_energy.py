@@ -323,6 +323,25 @@ def test_what_becomes_better_or_worse_is_logged_once(caplog: pytest.LogCaptureFi
     assert said == [[], [good], [], failed, [], [("INFO", "energy self-test: counter of gpu: ok: so it is"), good]]
 
 
+def test_of_several_checks_of_one_name_the_worst_is_logged_and_only_once(caplog: pytest.LogCaptureFixture) -> None:
+    name, known = "meter of node", {}  # a server's GPUs and its host are two domains of its name
+    for _ in range(3):
+        known = _told([Check(name, Verdict.FAILED, "it cannot be read"), Check(name, Verdict.OK, "cpu")], known)
+    assert known == {name: Verdict.FAILED}
+    assert [record.getMessage() for record in caplog.records] == [f"energy self-test: {name}: failed: it cannot be read"]
+
+
+def test_a_neighbour_that_came_later_is_told_as_it_is() -> None:
+    metered, meter = domain("node", HERE, gpu=Hardware.GPU)
+    energy = Energy([metered])
+    turn(metered, meter, 8.0, gpu=120)
+    turn(metered, meter, 16.0, gpu=200)
+    energy.settle(16.3)
+    [found] = [check for check in selftest(energy, H200, 16.3)["checks"] if check["name"] == "idle power of node"]
+    assert found["verdict"] is Verdict.UNKNOWN
+    assert found["found"].startswith("120.0 W, the least of the last minutes: of late it draws 200 W")
+
+
 def test_the_selftest_tells_another_servers_profile() -> None:
     metered, meter = domain("node", HERE, gpu=Hardware.GPU)
     energy = Energy([metered])

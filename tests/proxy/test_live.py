@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any
 
@@ -16,17 +16,19 @@ import pytest
 
 from policies.base import ServerState, ServerView, Tier, Waiting
 from proxy.app import App, create_app
-from proxy.energy import Energy
+from proxy.energy import Energy, MeteredDomain
 from proxy.live import events
 from proxy.live.events import Live
 from proxy.live.page import FOLDER
 from proxy.live.recent import both, note
 from proxy.live.waiting import LONGEST_TOLD, obstacle
 from telemetry.ledger import Entry
-from telemetry.snapshot import Hardware, Source
+from telemetry.monitor import Monitor
+from telemetry.snapshot import Hardware, Reading, Source
 from tests.end_to_end.paceline import paceline
 from tests.end_to_end.test_experiment import experiment
-from tests.proxy.test_energy import domain, turn
+from tests.proxy.test_energy import H200, domain, turn
+from tests.proxy.test_energy import TestBench as Bench
 from tests.serving import config_for
 
 SERVER = "http://127.0.0.1:1"
@@ -195,6 +197,25 @@ async def test_watts_of_a_meter_that_is_lost_are_unknown_and_not_the_last_ones()
         metered.monitor.poll()
         told = latest(live)["energy"]
         assert (told["power_w"], told["domains"][0]["frozen"]) == (None, ["gpu"])
+
+
+@dataclass
+class Looking(Bench):
+    """One that does not tell when its counters moved."""
+
+    def read(self) -> Sequence[Reading]:
+        return [replace(reading, edge_s=None) for reading in super().read()]
+
+
+async def test_what_was_drawn_before_the_first_step_is_unknown_and_not_zero_watts() -> None:
+    async with quiet() as (app, live):
+        meter = Looking({"gpu": Hardware.GPU})
+        metered = MeteredDomain("node", (SERVER,), Monitor(meter, 0.1, clock=lambda: meter.at_s), H200)
+        app.energy, told = Energy([metered]), []
+        for at_s in (0.0, 0.1, 0.2, 0.3):
+            turn(metered, meter, at_s, gpu=480.0)
+            told.append(latest(live)["energy"]["power_w"])
+        assert told == [None, None, pytest.approx(480.0), pytest.approx(480.0)]
 
 
 async def test_devices_of_two_hosts_may_have_one_name() -> None:

@@ -389,6 +389,18 @@ def test_a_device_that_says_that_somebody_computes_is_not_idle(busy: bool | None
     assert power.watts == pytest.approx(H200.idle_power_w if busy else 150.0)
 
 
+def test_what_a_device_draws_while_it_calms_down_after_somebody_else_is_no_idle_power() -> None:
+    account = Account(H200)
+    account.add([replace(interval(0.1 * n, 49_000_000), busy=True) for n in range(30)])
+    account.add([replace(interval(0.1 * n, 20_000_000), busy=False) for n in range(30, 39)])
+    account.settle(10.0)
+    assert [power.basis for power in account.idle_powers()] == ["foreign"]
+    account.add([replace(interval(0.1 * n, 11_000_000), busy=False) for n in range(41, 60)])
+    account.settle(20.0)
+    [power] = account.idle_powers()
+    assert (power.basis, power.watts) == ("learnt", pytest.approx(110.0))
+
+
 def quiet(account: Account, watts: float, since_s: float, seconds: int, edge_s: float = 0.01) -> None:
     """Nobody is there, and steps are seen a little too soon or too late."""
     dice = Random(1)

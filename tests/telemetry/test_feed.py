@@ -33,7 +33,8 @@ class Stepping:
             raise MeterUnavailable("it is over")
         self.looks += 1
         energy_uj = self.start_uj + 10 * self.looks
-        return [Reading(self.device, energy_uj, self.looks / 10, Source.COUNTER, self.hardware, 0.002, 3 * self.looks)]
+        busy = self.looks == 3
+        return [Reading(self.device, energy_uj, self.looks / 10, Source.COUNTER, self.hardware, 0.002, 3 * self.looks, busy)]
 
     def close(self) -> None:
         self.closed = True
@@ -60,6 +61,7 @@ def test_steps_come_once_with_the_devices_own_energy() -> None:
         (1_000_040, 0.4, 0.002),
     ]
     assert [r.integral_uj for r in steps.readings] == [None, 3, 6, 9]
+    assert [r.busy for r in steps.readings] == [None, False, True, True]  # the last one: it was when its interval began
     assert feed.since(steps.cursor).readings == []
     assert meter.closed
 

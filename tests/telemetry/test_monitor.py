@@ -148,3 +148,26 @@ def test_a_device_that_nobody_can_ask_any_more_is_frozen() -> None:
     assert monitor.lost
     assert monitor.seen().devices["gpu"].frozen
     assert not monitor.latest.devices["gpu"].frozen, "as it was when it was read"
+
+
+@dataclass
+class SteadyMeter:
+    """A device that draws the same all the time."""
+
+    at_s: float = 0.0
+    rhythm: Rhythm = field(default_factory=lambda: Rhythm(0.02, 2.0))
+
+    def read(self) -> Sequence[Reading]:
+        return [reading(self.at_s, round(self.at_s * 100))]
+
+    def close(self) -> None: ...
+
+
+def test_who_is_told_to_look_seldom_finds_no_device_frozen_between_two_looks() -> None:
+    meter, seen = SteadyMeter(), []
+    monitor = Monitor(meter, 5.0, clock=lambda: meter.at_s)
+    for meter.at_s in (0.0, 5.0, 9.9, 10.0, 14.9):
+        if meter.at_s % 5 == 0:
+            monitor.poll()
+        seen.append(monitor.seen().devices["gpu"].frozen)
+    assert seen == [False] * 5

@@ -57,6 +57,7 @@ def recorded(file: Path, looks: Sequence[Sequence[Reading]]) -> None:
         hardware=st.sampled_from(Hardware),
         edge_s=st.none() | st.floats(0, 10),
         integral_uj=st.none() | st.integers(0, 2**63),
+        busy=st.none() | st.booleans(),
     )
 )
 def test_a_reading_comes_back_as_it_was(reading: Reading) -> None:
