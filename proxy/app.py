@@ -279,13 +279,19 @@ def of_loop(read: Callable[[], Gauges]) -> Callable[[], Gauges]:
     loop, own = asyncio.get_running_loop(), threading.get_ident()
     latest: Gauges | None = None
 
+    def fill(found: Future[Gauges]) -> None:
+        try:
+            found.set_result(read())
+        except Exception as error:  # the one that asks is told
+            found.set_exception(error)
+
     def ask() -> Gauges:
         nonlocal latest
         if threading.get_ident() == own:
             return read()
         if latest is None or time.monotonic() - latest.now_s > ONE_PUSH_S:
             found: Future[Gauges] = Future()
-            loop.call_soon_threadsafe(lambda: found.set_result(read()))
+            loop.call_soon_threadsafe(fill, found)
             latest = found.result(LOOP_WITHIN_S)
         return latest
 

@@ -64,9 +64,9 @@ def selftest(energy: Energy | None, model: StepModel, now: float) -> dict[str, A
 async def watch(energy: Energy, model: StepModel) -> None:
     """Say in the log what is wrong, once the meters have had time, and from then on what has become better or worse."""
     await asyncio.sleep(AFTER_S)
-    known = _told(_code(model), {})
+    code, known = list(_code(model)), dict[str, Verdict]()
     while True:
-        known |= _told(_state(energy, model, time.monotonic()), known)
+        known |= _told([*code, *_state(energy, model, time.monotonic())], known)
         await asyncio.sleep(AGAIN_S)
 
 

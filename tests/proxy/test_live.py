@@ -214,8 +214,9 @@ async def test_what_was_drawn_before_the_first_step_is_unknown_and_not_zero_watt
         app.energy, told = Energy([metered]), []
         for at_s in (0.0, 0.1, 0.2, 0.3):
             turn(metered, meter, at_s, gpu=480.0)
-            told.append(latest(live)["energy"]["power_w"])
-        assert told == [None, None, pytest.approx(480.0), pytest.approx(480.0)]
+            app.energy.settle(at_s + 0.3)
+            told.append(latest(live)["point"]["power_w"])
+        assert told == [{}, {}, {"node": 480.0}, {"node": 480.0}]
 
 
 async def test_devices_of_two_hosts_may_have_one_name() -> None:
