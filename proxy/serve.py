@@ -78,12 +78,17 @@ def command(file: Path | None, check: bool, **options: Any) -> None:
 
 def _in_words(config: Config) -> str:
     """The strategy, with those parameters that have a value."""
-    words = []
-    for kind, told in config.strategy().describe().items():
-        one = Named.model_validate(told)
-        params = (f"{key}={value}" for key, value in one.params.items() if value is not None)
-        words.append(" ".join((kind, one.name, *params)))
-    return ", ".join(words)
+    chosen = config.strategy().describe()
+    return ", ".join(f"{kind} {_words(Named.model_validate(told))}" for kind, told in chosen.items())
+
+
+def _words(one: Named) -> str:
+    """Its name and parameters; one that is a policy itself in parentheses."""
+    inner = {
+        key: Named.model_validate(value) for key, value in one.params.items() if isinstance(value, dict) and "name" in value
+    }
+    told = one.params | {key: f"({_words(value)})" for key, value in inner.items()}
+    return " ".join((one.name, *(f"{key}={value}" for key, value in told.items() if value is not None)))
 
 
 def _flags(options: dict[str, Any]) -> dict[str, Any]:

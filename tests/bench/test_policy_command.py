@@ -19,7 +19,6 @@ from click.testing import CliRunner
 from policies.strategy import PLACEMENTS, POLICIES
 from policies.witness import CHECKS
 from proxy.cli import main
-from proxy.sources import load
 from tests.end_to_end.paceline import paceline
 
 PAGE = Path(__file__).parents[2] / "docs/writing-a-policy.md"
@@ -160,9 +159,11 @@ def test_the_tutorials_file_is_what_its_flags_say(tmp_path: Path, monkeypatch: p
     (tmp_path / "rides.py").write_text(blocks("python")[0])
     (tmp_path / "paceline.toml").write_text(blocks("toml")[0])
     monkeypatch.syspath_prepend(tmp_path)
-    of_file = load(tmp_path / "paceline.toml", {}, {"upstreams": ["http://127.0.0.1:8000"]}).strategy()
-    status, text = run(*shlex.split(next(line for line in commands() if "capped" in line))[1:])
-    assert (status, f"{of_file.describe()}" in text) == (0, True)
+    by_flags = run(*shlex.split(next(line for line in commands() if "capped" in line))[1:])
+    by_file = run("serve", "--upstream", "http://127.0.0.1:8000", "--config", str(tmp_path / "paceline.toml"), "--check")
+    assert by_flags == by_file
+    assert by_flags[0] == 0
+    assert "policy capped policy=(rides:" in by_flags[1]
 
 
 def test_the_tutorials_table_names_every_check() -> None:

@@ -35,7 +35,7 @@ async def test_check_tells_all_that_is_wrong_and_exits(tmp_path: Path) -> None:
     assert "port (flag --port)" in text
     file.write_text('upstreams = ["http://127.0.0.1:1"]\n')
     status, text = await ended("serve", "--check", "--config", str(file), "--policy", "size", "--set", "n=4")
-    assert (status, "'name': 'size'" in text) == (0, True)
+    assert (status, "the configuration is good: policy size n=4" in text) == (0, True), text
 
 
 async def test_a_port_in_use_is_named() -> None:
