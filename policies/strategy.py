@@ -67,12 +67,22 @@ class Strategy:
     policy_name: str
     placement_name: str
 
-    def describe(self) -> dict[str, object]:
+    def describe(self) -> dict[str, dict[str, Any]]:
         """Names and parameters, as JSON."""
         return {
             "policy": {"name": self.policy_name, "params": _params(self.policy)},
             "placement": {"name": self.placement_name, "params": _params(self.placement)},
         }
+
+
+def as_written(told: Mapping[str, Any]) -> str:
+    """A policy or a placement as `describe` tells it, in words: `pack knee=32`; one that is a parameter in parentheses."""
+    params = {key: value for key, value in (told.get("params") or {}).items() if value is not None}
+    return " ".join((told["name"], *(f"{key}={_value(value)}" for key, value in params.items())))
+
+
+def _value(value: object) -> str:
+    return f"({as_written(value)})" if isinstance(value, Mapping) and "name" in value else str(value)
 
 
 def build(policy: Choice, placement: Choice) -> Strategy:

@@ -15,10 +15,11 @@ from typing import Any, get_args
 
 import click
 
+from policies.strategy import as_written
 from proxy import certificates, guard, logs
 from proxy.admin import create_admin
 from proxy.app import App, create_app
-from proxy.config import Config, MeterName, Named
+from proxy.config import Config, MeterName
 from proxy.dialects import DIALECTS
 from proxy.keys import secrets_of
 from proxy.listen import CannotListen, Server, address, http_server, listen, said_already
@@ -64,7 +65,8 @@ def command(file: Path | None, check: bool, **options: Any) -> None:
         click.echo(f"the configuration has errors:\n{error}", err=True)
         sys.exit(2)
     if check:
-        click.echo(f"the configuration is good: {_in_words(config)}")
+        chosen = ", ".join(f"{kind} {as_written(told)}" for kind, told in config.strategy().describe().items())
+        click.echo(f"the configuration is good: {chosen}")
         for doubt in guard.doubts(config):
             click.echo(f"warning: {doubt}", err=True)
         return
@@ -74,21 +76,6 @@ def command(file: Path | None, check: bool, **options: Any) -> None:
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve(config, read, json))
-
-
-def _in_words(config: Config) -> str:
-    """The strategy, with those parameters that have a value."""
-    chosen = config.strategy().describe()
-    return ", ".join(f"{kind} {_words(Named.model_validate(told))}" for kind, told in chosen.items())
-
-
-def _words(one: Named) -> str:
-    """Its name and parameters; one that is a policy itself in parentheses."""
-    inner = {
-        key: Named.model_validate(value) for key, value in one.params.items() if isinstance(value, dict) and "name" in value
-    }
-    told = one.params | {key: f"({_words(value)})" for key, value in inner.items()}
-    return " ".join((one.name, *(f"{key}={value}" for key, value in told.items() if value is not None)))
 
 
 def _flags(options: dict[str, Any]) -> dict[str, Any]:

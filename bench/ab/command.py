@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,10 @@ from bench.ab import terminal
 from bench.ab.asking import AUTO, FORM, arm, guardrails, seconds
 from bench.ab.client import Client, NotReached
 from bench.ab.demo import demo
-from bench.ab.document import Document
+from bench.ab.document import Document, arm_as_written
 from bench.ab.errors import errors
 from bench.ab.folder import read
-from bench.ab.planning import Planned, planned
+from bench.ab.planning import planned
 from proxy.admin_address import AdminAddress, admin_option
 from telemetry.pairs import METRICS
 
@@ -68,7 +69,7 @@ def start(name: str, admin: AdminAddress, only_plan: bool, forecast: bool, as_js
         asked = _asked(name, client, given)
         if asked["control"] == asked["treatment"] and given["treatment"].strip():
             raise click.UsageError(
-                f"both arms would be {Planned.arm(asked['control'])}, which is in force: --control names what it shall be "
+                f"both arms would be {arm_as_written(asked['control'])}, which is in force: --control names what it shall be "
                 "compared with; --treatment '' begins an A/A test"
             )
         told = client.plan(asked)  # what is refused is refused before anything takes time
@@ -121,33 +122,39 @@ def status(name: str | None, admin: AdminAddress, watch: bool, as_json: bool) ->
         if not watch:
             console.print(terminal.status(document))
             return
-        if not console.is_terminal:
-            _watch_in_lines(client, document, console)
-            return
-        with Live(terminal.status(document), console=console, auto_refresh=False) as live:
-            while document.running:
-                time.sleep(LOOKS_EVERY_S)
-                try:
-                    document, silent = client.get(name), ""
-                except NotReached as error:  # it is being restarted, say; the experiment goes on with it
-                    silent = str(error)
-                live.update(terminal.status(document, silent=silent), refresh=True)
+        if console.is_terminal:
+            _watch(_looks(client, document), console)
+        else:
+            _watch_in_lines(_looks(client, document), console)
 
 
-def _watch_in_lines(client: Client, document: Document, console: Console) -> None:
-    """For a log: all of it whenever a block has been told, and at the end."""
-    told = -1
-    while True:
-        if len(document.blocks) != told or not document.running:
-            told = len(document.blocks)
-            console.print(terminal.status(document))
-        if not document.running:
-            return
+def _looks(client: Client, document: Document) -> Iterator[tuple[Document, str]]:
+    """The experiment until it is over, a look a second; with why it could not be looked at just now, where that is so."""
+    yield document, ""
+    while document.running:
         time.sleep(LOOKS_EVERY_S)
         try:
-            document = client.get(document.name)
-        except NotReached as error:
-            click.echo(str(error), err=True)
+            document, silent = client.get(document.name), ""
+        except NotReached as error:  # it is being restarted, say; the experiment goes on with it
+            silent = str(error)
+        yield document, silent
+
+
+def _watch(looks: Iterator[tuple[Document, str]], console: Console) -> None:
+    with Live(console=console, auto_refresh=False) as live:
+        for document, silent in looks:
+            live.update(terminal.status(document, silent=silent), refresh=True)
+
+
+def _watch_in_lines(looks: Iterator[tuple[Document, str]], console: Console) -> None:
+    """For a log: all of it whenever a block has been told, and at the end."""
+    told = -1
+    for document, silent in looks:
+        if silent:
+            click.echo(silent, err=True)
+        elif len(document.blocks) != told or not document.running:
+            told = len(document.blocks)
+            console.print(terminal.status(document))
 
 
 @command.command("list", short_help="all experiments of a proxy")

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from policies.sides import Split
+from policies.strategy import as_written
 from telemetry.blocks import Block
 from telemetry.checks import SIMULATED
 from telemetry.comparison import Comparison, compare
@@ -124,12 +125,11 @@ class Document:
         """What is in force though it is over, and is not its control: a restart puts the configuration's in force."""
         if self.running or self.in_force is None or _strategy(self.in_force) == _strategy(self.arms[CONTROL]):
             return None
-        return f"{named(self.in_force['policy'])} / {named(self.in_force['placement'])}"
+        return arm_as_written(self.in_force)
 
     def arm(self, arm: int) -> str:
-        """`span / pack knee=32`."""
-        told = self.arms[arm]
-        return f"{named(told['policy'])} / {named(told['placement'])}"
+        """As it is written."""
+        return arm_as_written(self.arms[arm])
 
     def label(self, arm: int) -> str:
         return f"{'control' if arm == CONTROL else 'treatment'}: {self.arm(arm)}"
@@ -187,14 +187,9 @@ def began_unix_s(told: Mapping[str, Any]) -> float:
     return float(began) if isinstance(began, int | float) else 0.0
 
 
-def named(told: Mapping[str, Any]) -> str:
-    """A policy or a placement with its parameters, as it is written on a command line."""
-    params = {key: value for key, value in (told.get("params") or {}).items() if value is not None}
-    return " ".join((told["name"], *(f"{key}={_value(value)}" for key, value in params.items())))
-
-
-def _value(value: object) -> str:
-    return f"({named(value)})" if isinstance(value, Mapping) and "name" in value else str(value)
+def arm_as_written(arm: Mapping[str, Any]) -> str:
+    """`span / pack knee=32`."""
+    return f"{as_written(arm['policy'])} / {as_written(arm['placement'])}"
 
 
 def _strategy(arm: Mapping[str, Any]) -> tuple[object, object]:

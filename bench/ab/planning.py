@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.ab.asking import strategy
 from bench.ab.client import Client
-from bench.ab.document import Document, named
+from bench.ab.document import Document, arm_as_written
 from bench.ab.forecast import POWER, Forecast, Unknown, forecast
 from policies.strategy import UnknownStrategy
 from telemetry.design import Design
@@ -38,17 +38,12 @@ class Planned:
     def same_arms(self) -> bool:
         return bool(self.asked["control"] == self.asked["treatment"])
 
-    @staticmethod
-    def arm(asked: Mapping[str, Any]) -> str:
-        """An arm, as it is written on a command line."""
-        return f"{named(asked['policy'])} / {named(asked['placement'])}"
-
     def lines(self) -> list[str]:
         """In words."""
         return [self._arms(), *self._lengths(), *self._expected(), *self._hint()]
 
     def _arms(self) -> str:
-        control, treatment = (self.arm(self.asked[arm]) for arm in _ARMS)
+        control, treatment = (arm_as_written(self.asked[arm]) for arm in _ARMS)
         if self.same_arms:
             return f"A/A test: both arms are {control}. Whatever difference it shows is chance, or a fault."
         return f"control: {control}; treatment: {treatment}"

@@ -21,9 +21,9 @@ def main(draw: Path | None, prometheus: str, url: str | None, minutes: float) ->
         (FOLDER / f"{name}.json").write_text(text)
         click.echo(f"wrote {FOLDER.name}/{name}.json")
     if draw is not None:
-        from bench.dashboards.sheet import draw_all, draw_latest  # matplotlib
+        from bench.dashboards.sheet import draw_all  # matplotlib
 
-        draw_all(draw, prometheus) if url is None else draw_latest(url, draw, minutes * 60)
+        draw_all(draw, prometheus, url, minutes * 60)
 
 
 if __name__ == "__main__":

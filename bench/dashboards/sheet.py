@@ -23,18 +23,14 @@ ROW_INCHES = 0.34  # of one of its rows
 NOTE = "drawn by Paceline from a Prometheus's answers, not by Grafana; sources of joules are in the legends"
 
 
-def draw_all(folder: Path, program: str) -> None:
-    """One PNG for each dashboard, of a Paceline that runs for a minute."""
+def draw_all(folder: Path, program: str, url: str | None = None, seconds: float = inf) -> None:
+    """One PNG for each dashboard, of a Paceline that runs for a minute, or of what the Prometheus at `url` has seen lately."""
     matplotlib.use("Agg")
     folder.mkdir(parents=True, exist_ok=True)
-    asyncio.run(_draw_all(folder, program))
-
-
-def draw_latest(url: str, folder: Path, seconds: float) -> None:
-    """The same of what a Prometheus that runs has seen lately."""
-    matplotlib.use("Agg")
-    folder.mkdir(parents=True, exist_ok=True)
-    draw_from(url, folder, seconds)
+    if url is None:
+        asyncio.run(_draw_all(folder, program))
+    else:
+        draw_from(url, folder, seconds)
 
 
 async def _draw_all(folder: Path, program: str) -> None:
